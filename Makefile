@@ -1,0 +1,51 @@
+# `make run` and `make test` are the two commands of the README; each does all of its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE := 1
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.worker: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing PipeMax and its dependencies into $(VENV) (the first time takes some minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.worker
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,operator,dev]'
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.worker ## Create .venv and install the worker
+
+.PHONY: run
+run: $(VENV)/.worker ## Set up, then run the quickstart job through the pipeline
+	@$(BIN)/pipemax run manifests/examples/quickstart/job.yaml
+
+.PHONY: test
+test: $(VENV)/.dev lint types walls unit ## Set up, then lint, types, import walls and all tests
+
+.PHONY: lint
+lint: $(VENV)/.dev ## ruff: lint and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(VENV)/.dev ## mypy --strict
+	@$(BIN)/mypy
+
+.PHONY: walls
+walls: $(VENV)/.dev ## import-linter: the walls of the house
+	@$(BIN)/lint-imports
+
+.PHONY: unit
+unit: $(VENV)/.dev ## pytest, all tests
+	@$(BIN)/pytest -n 2
+
+.PHONY: format
+format: $(VENV)/.dev ## Rewrite the code in the house's format
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -1,0 +1,1 @@
+"""What processes and packages say to each other. Imports nothing of the house but ``errors``."""

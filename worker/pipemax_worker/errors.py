@@ -1,0 +1,154 @@
+"""Every error that ends a command or a request, in one tree.
+
+    PipemaxError                      exit code, condition reason
+    ├── JobFileError                  78  InvalidJobFile       the YAML is refused
+    ├── LedgerMismatchError           78  JobChanged           the output belongs to another job
+    ├── InputError                    65  InvalidInput         input not readable as requests
+    ├── TooManyFailuresError          65  TooManyFailures      errorPolicy is exceeded
+    ├── InputNotFoundError            66  InputNotFound        no such input
+    ├── ModelNotFoundError            66  ModelNotFound        model folder or a shard is missing
+    ├── UnsupportedModelError         66  UnsupportedModel     unknown architecture or feature
+    ├── StageDiedError                69  StageDied            a stage process or its GPU died
+    ├── InvariantError                70  InternalError        a bug: an invariant is broken
+    ├── OutputError                   74  OutputFailed         the output store refused a write
+    ├── KVTierError                   74  KVTierFailed         host or NVMe tier could not be used
+    ├── StoppedError                  75  Stopped              stopped on request; resumable
+    └── RequestError                   -  (per request)        becomes a record, never ends the job
+
+A message says what was wrong, where (file, line, field), and what to do.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class PipemaxError(Exception):
+    """Base of all errors we raise on purpose.
+
+    ``exit_code`` is the process's exit status (``os.EX_*``); ``reason`` is the condition reason
+    that the operator shows. Both are part of the protocol between worker and operator.
+    """
+
+    exit_code: int = os.EX_SOFTWARE
+    reason: str = "InternalError"
+
+
+class JobFileError(PipemaxError):
+    """The job file is refused; the message names file, line and field."""
+
+    exit_code = os.EX_CONFIG
+    reason = "InvalidJobFile"
+
+
+class LedgerMismatchError(PipemaxError):
+    """The output location holds the ledger of a job with other inputs, model or parameters."""
+
+    exit_code = os.EX_CONFIG
+    reason = "JobChanged"
+
+
+class InputError(PipemaxError):
+    """The input as a whole cannot be read as requests."""
+
+    exit_code = os.EX_DATAERR
+    reason = "InvalidInput"
+
+
+class TooManyFailuresError(PipemaxError):
+    """More requests failed than ``errorPolicy`` allows."""
+
+    exit_code = os.EX_DATAERR
+    reason = "TooManyFailures"
+
+
+class InputNotFoundError(PipemaxError):
+    """No input file matches ``spec.input.uri``."""
+
+    exit_code = os.EX_NOINPUT
+    reason = "InputNotFound"
+
+
+class ModelNotFoundError(PipemaxError):
+    """The model folder, its config, tokenizer or one of its weight files is missing."""
+
+    exit_code = os.EX_NOINPUT
+    reason = "ModelNotFound"
+
+
+class UnsupportedModelError(PipemaxError):
+    """The model's architecture, or a feature of it, is not supported."""
+
+    exit_code = os.EX_NOINPUT
+    reason = "UnsupportedModel"
+
+
+class StageDiedError(PipemaxError):
+    """A stage process ended or stopped answering."""
+
+    exit_code = os.EX_UNAVAILABLE
+    reason = "StageDied"
+
+
+class InvariantError(PipemaxError):
+    """A bug: an internal invariant does not hold."""
+
+    exit_code = os.EX_SOFTWARE
+    reason = "InternalError"
+
+
+class OutputError(PipemaxError):
+    """The output location cannot be written."""
+
+    exit_code = os.EX_IOERR
+    reason = "OutputFailed"
+
+
+class KVTierError(PipemaxError):
+    """The host or NVMe tier of the KV cache cannot be allocated, read or written."""
+
+    exit_code = os.EX_IOERR
+    reason = "KVTierFailed"
+
+
+class StoppedError(PipemaxError):
+    """Stopped by a signal; the output is flushed and the job can be continued."""
+
+    exit_code = os.EX_TEMPFAIL
+    reason = "Stopped"
+
+
+class RequestError(PipemaxError):
+    """One request cannot be served. It becomes an error record; the job goes on.
+
+    ``code`` is a stable machine-readable word (``invalid_json``, ``missing_field``,
+    ``unsupported_parameter``, ``model_not_found``, ``context_length_exceeded``,
+    ``kv_cache_exceeded``, ``duplicate_custom_id``, ...). ``param`` names the offending field as a
+    dotted path inside the input line, e.g. ``body.temperature``.
+    """
+
+    exit_code = os.EX_DATAERR
+    reason = "RequestFailed"
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
+        self.message = message
+
+
+_STAGE_ERRORS: dict[str, type[PipemaxError]] = {
+    error.reason: error
+    for error in (
+        ModelNotFoundError,
+        UnsupportedModelError,
+        StageDiedError,
+        InvariantError,
+        KVTierError,
+    )
+}
+
+
+def error_from_reason(reason: str, message: str) -> PipemaxError:
+    """Rebuild an error that crossed a process boundary as ``(reason, message)``."""
+    return _STAGE_ERRORS.get(reason, StageDiedError)(message)
