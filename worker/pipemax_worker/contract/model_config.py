@@ -152,9 +152,7 @@ def parse_model_config(
         rope_parameters=_rope_parameters(raw),
         torch_dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
         bos_token_id=raw.get("bos_token_id"),
-        eos_token_ids=tuple(
-            dict.fromkeys((*_token_ids(raw.get("eos_token_id")), *generation_eos))
-        ),
+        eos_token_ids=tuple(dict.fromkeys((*_token_ids(raw.get("eos_token_id")), *generation_eos))),
         raw=raw,
     )
 
