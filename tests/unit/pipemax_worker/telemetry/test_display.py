@@ -1,0 +1,85 @@
+"""What a person reads."""
+
+import io
+
+import pytest
+from kit.progress import make_snapshot
+from pipemax_worker.telemetry.display import (
+    LiveDisplay,
+    PlainDisplay,
+    open_display,
+    progress_line,
+    render_summary,
+)
+from pipemax_worker.telemetry.progress import format_bytes, format_seconds
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5.0 TiB")]
+)
+def test_format_bytes(num_bytes: int, text: str) -> None:
+    assert format_bytes(num_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.21, "3.2 s"), (245, "4 min 05 s"), (7 * 3600 + 720, "7 h 12 min")]
+)
+def test_format_seconds(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+def test_progress_line_names_rate_failures_and_time_left() -> None:
+    line = progress_line(make_snapshot())
+    assert line == (
+        "reviews: 25%, 40 requests done, 4 failed, 6 in flight, 12 tokens/s, 1 min 30 s left"
+    )
+
+
+def test_time_left_is_not_guessed_too_early() -> None:
+    assert "left" not in progress_line(make_snapshot(input_bytes_done=1))
+
+
+def test_summary_says_what_moved_what_failed_and_where_results_are() -> None:
+    summary = render_summary(make_snapshot(warnings=("the NVMe tier is off",)))
+    assert "36 succeeded, 4 failed" in summary
+    assert "3 x invalid_json" in summary
+    assert "host to device 3.0 MiB" in summary
+    assert "host to nvme 4.9 KiB" in summary
+    assert "12.5 generated tokens/s over 30.0 s" in summary
+    assert "/data/results" in summary
+    assert "the NVMe tier is off" in summary
+
+
+def test_plain_display_prints_at_its_interval_only() -> None:
+    stream = io.StringIO()
+    display = PlainDisplay(stream, interval_seconds=10.0)
+    for elapsed in (1.0, 2.5, 5.0, 12.0, 12.4):
+        display.update(make_snapshot(elapsed_seconds=elapsed))
+    display.close()
+    assert len(stream.getvalue().splitlines()) == 1
+    display.update(make_snapshot(elapsed_seconds=12.6))
+    assert len(stream.getvalue().splitlines()) == 2
+
+
+def test_quiet_prints_nothing() -> None:
+    stream = io.StringIO()
+    display = open_display(stream, quiet=True)
+    display.update(make_snapshot(elapsed_seconds=1e9))
+    display.message("hello")
+    assert stream.getvalue() == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_live_panel_with_tiers() -> None:
+    stream = Terminal()
+    display = open_display(stream)
+    assert isinstance(display, LiveDisplay)
+    display.update(make_snapshot())
+    display.message("loading")
+    display.close()
+    assert "device" in stream.getvalue()
+    assert "loading" in stream.getvalue()

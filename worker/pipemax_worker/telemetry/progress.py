@@ -1,0 +1,103 @@
+"""One frozen picture of a run, from which display, ``/progress`` and summary are drawn."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pipemax_worker.contract.geometry import Tier
+from pipemax_worker.contract.statistics import EngineStatistics
+
+
+class ProgressSnapshot(msgspec.Struct, frozen=True):
+    """``input_bytes_*`` measure progress before the number of requests is known: requests are
+    counted while they stream by, bytes are known from the start. ``*_seconds`` are since start.
+    ``failed_reasons`` maps an error code to how many records carry it."""
+
+    job_name: str
+    phase: str
+    num_done: int
+    num_failed: int
+    num_in_flight: int
+    input_bytes_total: int
+    input_bytes_done: int
+    elapsed_seconds: float
+    tokens_per_second: float
+    statistics: EngineStatistics
+    failed_reasons: dict[str, int] = {}
+    output_place: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def fraction_done(self) -> float:
+        """Share of the input's bytes whose records are written, 0 to 1."""
+        if self.input_bytes_total == 0:
+            return 1.0
+        return min(1.0, self.input_bytes_done / self.input_bytes_total)
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """Time left at the rate so far; None until one percent is done."""
+        done = self.fraction_done
+        if done < 0.01 or self.elapsed_seconds <= 0:
+            return None
+        return self.elapsed_seconds * (1.0 - done) / done
+
+
+def tier_name(tier: Tier) -> str:
+    return tier.name.lower()
+
+
+def format_bytes(num_bytes: float) -> str:
+    """Binary units, three digits at most: ``17.3 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if num_bytes < 1024 or unit == "TiB":
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    raise AssertionError("unreachable")
+
+
+def format_seconds(seconds: float) -> str:
+    """``3.2 s``, ``4 min 05 s`` or ``7 h 12 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def progress_as_json(snapshot: ProgressSnapshot) -> bytes:
+    """The body of ``/progress``: what the operator's status loop reads."""
+    statistics = snapshot.statistics
+    body = {
+        "job": snapshot.job_name,
+        "phase": snapshot.phase,
+        "requests": {
+            "done": snapshot.num_done,
+            "failed": snapshot.num_failed,
+            "inFlight": snapshot.num_in_flight,
+        },
+        "failedReasons": snapshot.failed_reasons,
+        "inputBytes": {"total": snapshot.input_bytes_total, "done": snapshot.input_bytes_done},
+        "fractionDone": round(snapshot.fraction_done, 6),
+        "elapsedSeconds": round(snapshot.elapsed_seconds, 3),
+        "remainingSeconds": snapshot.remaining_seconds,
+        "tokensPerSecond": round(snapshot.tokens_per_second, 3),
+        "tokens": {
+            "prompt": statistics.num_prompt_tokens,
+            "generated": statistics.num_generated_tokens,
+            "cached": statistics.num_cached_tokens,
+            "recomputed": statistics.num_recomputed_tokens,
+            "restored": statistics.num_restored_tokens,
+        },
+        "kvBlocks": {
+            tier_name(o.tier): {"used": o.num_used, "cached": o.num_cached, "free": o.num_free}
+            for o in statistics.occupancy
+        },
+        "kvSwapBytes": {
+            f"{tier_name(c.source)}-{tier_name(c.target)}": c.num_bytes for c in statistics.copies
+        },
+        "output": snapshot.output_place,
+        "warnings": list(snapshot.warnings),
+    }
+    return msgspec.json.encode(body)
