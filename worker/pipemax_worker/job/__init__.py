@@ -1,0 +1,33 @@
+"""The InferenceJob: its fields, bounds and defaults, the places it names, and its errors.
+
+The one source of validation, of the CRD's schema and of docs/inferencejob.md. Knows the file, not
+the machine: whether a model or an input exists is the runner's question.
+"""
+
+from pipemax_worker.job.inference_job import API_VERSION, KIND, InferenceJob, Metadata
+from pipemax_worker.job.load import dump_job, load_job, parse_job
+from pipemax_worker.job.places import Place, PlaceKind, claim_mount_path, mount_path, parse_place
+from pipemax_worker.job.resolve import HubId, resolve_model, resolve_nvme, resolve_place
+from pipemax_worker.job.schema import json_schema
+from pipemax_worker.job.spec import InferenceJobSpec
+
+__all__ = [
+    "API_VERSION",
+    "KIND",
+    "HubId",
+    "InferenceJob",
+    "InferenceJobSpec",
+    "Metadata",
+    "Place",
+    "PlaceKind",
+    "claim_mount_path",
+    "dump_job",
+    "json_schema",
+    "load_job",
+    "mount_path",
+    "parse_job",
+    "parse_place",
+    "resolve_model",
+    "resolve_nvme",
+    "resolve_place",
+]

@@ -1,0 +1,63 @@
+"""How a node computes: stages, micro-batches and the device tier."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipemax_worker.job.quantities import MAX_QUANTITY_BYTES, Quantity
+from pipemax_worker.job.section import Section
+
+
+class ParallelismSpec(Section):
+    """How many nodes, and how each cuts the model."""
+
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Worker pods, each with a whole model, that share the input. Above 1 the output needs a store
+    that all nodes share."""
+
+    stages_per_node: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Pipeline stages of a node; each has its own process and, on GPUs, its own GPU. Absent: one
+    for each GPU, or 1 on a CPU."""
+
+
+class EngineSpec(Section):
+    """The engine of a node. The defaults suit most jobs."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where stages compute. `auto`: GPUs where there are any, else the CPU."""
+
+    block_tokens: Annotated[int, Field(ge=1, le=256)] = 16
+    """Tokens of KV in a block, the unit in which KV is shared and moved."""
+
+    kv_dtype: Literal["auto", "float32", "bfloat16", "float16", "fp8_e4m3"] = "auto"
+    """Type of the KV cache. `auto`: the type that the model computes in."""
+
+    micro_batches: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Micro-batches in flight. Absent: as many as there are stages."""
+
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.92
+    """Share of a GPU's memory for weights, buffers and KV together."""
+
+    device_kv_cache: Annotated[Quantity, Field(ge=1, le=MAX_QUANTITY_BYTES)] | None = None
+    """Bytes of KV in each stage's device tier. Absent: what `memoryFraction` leaves on a GPU, a
+    fixed amount on a CPU."""
+
+    max_batched_tokens: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
+    """Most tokens that one micro-batch computes in a step. Absent: chosen for the device."""
+
+    max_num_requests: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
+    """Most sequences in flight on a node, all micro-batches together. Absent: chosen for the
+    device."""
+
+    look_ahead: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
+    """Requests read ahead of the engine, from which the policy chooses. Bounds the memory that
+    the input takes."""
+
+    policy: Literal["fused"] = "fused"
+    """How micro-batches are composed. `fused`: prefill in pieces beside decoding, micro-batches
+    balanced by predicted time."""
+
+    prefix_sharing: bool = True
+    """Compute and keep the KV of a beginning that several prompts share only once."""

@@ -1,0 +1,85 @@
+"""Places outside a pod: paths of this machine. Inside a pod :func:`places.mount_path` says where.
+
+The arguments are the same everywhere: ``base_folder`` is the job file's folder, ``mounts`` maps a
+claim to the folder given by ``--mount CLAIM=PATH``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic_core import PydanticCustomError
+
+from pipemax_worker.errors import JobFileError
+from pipemax_worker.job.kv_cache import NvmeSpec
+from pipemax_worker.job.places import Place, PlaceKind, is_hub_id, parse_place
+
+
+@dataclass(frozen=True)
+class HubId:
+    """A model by its name on a hub. ``missing_path`` is where no folder was found."""
+
+    repo_id: str
+    missing_path: Path
+
+
+def resolve_place(uri: str, base_folder: Path, mounts: Mapping[str, str]) -> str:
+    """An absolute path, wildcards included, or the ``s3://`` URI as it is.
+
+    Raises JobFileError: ``pvc://`` without a mount, or no place at all.
+    """
+    place = _parse(uri)
+    return uri if place.kind is PlaceKind.S3 else str(_local_path(place, base_folder, mounts))
+
+
+def resolve_model(uri: str, base_folder: Path, mounts: Mapping[str, str]) -> Path | HubId:
+    """The model's folder, or its hub id where the text is one and no such path exists.
+
+    Raises JobFileError as :func:`resolve_place`, and for ``s3://``, which has to be copied first.
+    """
+    place = _parse(uri)
+    if place.kind is PlaceKind.S3:
+        raise JobFileError(
+            f"spec.model.uri: found {uri!r}, expected a folder: models are not read from s3:// "
+            "yet; copy the model's folder to a path first"
+        )
+    path = _local_path(place, base_folder, mounts)
+    return HubId(uri, path) if is_hub_id(uri) and not path.exists() else path
+
+
+def resolve_nvme(nvme: NvmeSpec, mounts: Mapping[str, str]) -> Path | None:
+    """The folder for the NVMe tier's files; None for ``emptyDir``: a folder that ends with the run.
+
+    Raises JobFileError: a claim without a mount.
+    """
+    if nvme.host_path is not None:
+        return Path(nvme.host_path)
+    if nvme.persistent_volume_claim is not None:
+        return _claim_folder(nvme.persistent_volume_claim.claim_name, mounts)
+    return None
+
+
+def _parse(uri: str) -> Place:
+    try:
+        return parse_place(uri)
+    except PydanticCustomError as error:
+        raise JobFileError(f"found {uri!r}, {error.message()}") from None
+
+
+def _local_path(place: Place, base_folder: Path, mounts: Mapping[str, str]) -> Path:
+    if place.kind is PlaceKind.CLAIM:
+        return _claim_folder(place.owner, mounts) / place.path
+    starts_at_home = place.path == "~" or place.path.startswith("~/")
+    path = Path(place.path).expanduser() if starts_at_home else Path(place.path)
+    return (base_folder / path).absolute()
+
+
+def _claim_folder(claim: str, mounts: Mapping[str, str]) -> Path:
+    if claim not in mounts:
+        raise JobFileError(
+            f"pvc://{claim}: outside a cluster nothing is mounted for this claim; "
+            f"say which folder it is with --mount {claim}=PATH"
+        )
+    return Path(mounts[claim]).absolute()

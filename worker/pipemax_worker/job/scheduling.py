@@ -1,0 +1,79 @@
+"""What the cluster is told: nodes, queues, priorities, credentials. No effect outside a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from pipemax_worker.job.names import ObjectName, ResourceName
+from pipemax_worker.job.section import BrokenRule, Section
+
+LabelText = Annotated[str, StringConstraints(max_length=317)]
+
+
+class Toleration(Section):
+    """Lets the pods run on nodes with a taint, as in a pod's own spec."""
+
+    key: LabelText | None = None
+    """The taint's key. Absent, with operator Exists: every taint."""
+
+    operator: Literal["Equal", "Exists"] = "Equal"
+    """`Equal`: the value must match too. `Exists`: any value."""
+
+    value: LabelText | None = None
+    """The taint's value."""
+
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """The taint's effect. Absent: all of them."""
+
+    toleration_seconds: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    """How long a `NoExecute` taint is tolerated. Absent: for ever."""
+
+    def broken_rules(self) -> Iterator[BrokenRule]:
+        if self.operator == "Exists" and self.value:
+            yield BrokenRule("value", "expected none: operator Exists matches every value")
+        if self.operator == "Equal" and self.key is None:
+            yield BrokenRule("key", "missing; only operator Exists may leave it out")
+        if self.toleration_seconds is not None and self.effect != "NoExecute":
+            yield BrokenRule("tolerationSeconds", "expected only with effect NoExecute")
+
+
+class SchedulingSpec(Section):
+    """Which nodes the pods may use, and in which order jobs get them."""
+
+    node_selector: Annotated[dict[str, LabelText], Field(max_length=64)] = Field(
+        default_factory=dict
+    )
+    """Labels that a node must have."""
+
+    tolerations: Annotated[tuple[Toleration, ...], Field(strict=False, max_length=64)] = ()
+    """Taints that the pods tolerate."""
+
+    priority_class_name: ObjectName | None = None
+    """PriorityClass of the pods."""
+
+    queue_name: ObjectName | None = None
+    """Kueue's LocalQueue that admits the job."""
+
+    runtime_class_name: ObjectName | None = None
+    """RuntimeClass of the pods, where the default one shows no GPUs (often `nvidia`)."""
+
+    gpu_resource_name: ResourceName = "nvidia.com/gpu"
+    """The resource that stands for one GPU."""
+
+
+class SecretReference(Section):
+    """A Secret in the job's namespace."""
+
+    name: ObjectName
+    """Name of the Secret."""
+
+
+class CredentialsSpec(Section):
+    """Access to object stores and hubs. Outside a cluster the environment's own is used."""
+
+    secret_ref: SecretReference
+    """Secret whose keys become environment variables of the worker, such as AWS_ACCESS_KEY_ID,
+    AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL or HF_TOKEN."""

@@ -1,0 +1,135 @@
+"""The spec of an InferenceJob: what to run, from where, to where, and how it may fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
+
+from pipemax_worker.job.engine import EngineSpec, ParallelismSpec
+from pipemax_worker.job.kv_cache import KvCacheSpec
+from pipemax_worker.job.model_source import ModelSpec
+from pipemax_worker.job.names import ImageName
+from pipemax_worker.job.places import FolderUri, PlaceUri, parse_place
+from pipemax_worker.job.quantities import Duration
+from pipemax_worker.job.sampling import SamplingSpec
+from pipemax_worker.job.scheduling import CredentialsSpec, SchedulingSpec
+from pipemax_worker.job.section import BrokenRule, Section
+
+PlaceUris = Annotated[tuple[PlaceUri, ...], Field(strict=False, min_length=1, max_length=1024)]
+
+YEAR_SECONDS = 365 * 86_400
+
+
+class InputSpec(Section):
+    """The requests: JSONL in the OpenAI Batch form, plain or `.gz`. Exactly one of uri, uris."""
+
+    uri: PlaceUri | None = None
+    """A file, a folder, or a pattern such as `pvc://datasets/reviews/*.jsonl`."""
+
+    uris: PlaceUris | None = None
+    """Several such places, read in this order."""
+
+    @property
+    def all_uris(self) -> tuple[str, ...]:
+        """``uri`` or ``uris``, whichever is given."""
+        return self.uris if self.uris is not None else (self.uri or "",)
+
+    def broken_rules(self) -> Iterator[BrokenRule]:
+        if (self.uri is None) == (self.uris is None):
+            found = "none" if self.uri is None else "both"
+            field = "uri" if self.uri is None else "uris"
+            yield BrokenRule(field, f"found {found}, expected exactly one of uri, uris")
+        for position, uri in enumerate(self.uris or ()):
+            if uri in (self.uris or ())[:position]:
+                yield BrokenRule(f"uris.{position}", f"found {uri!r} a second time")
+
+
+class OutputSpec(Section):
+    """Where the records go. A job that is started again goes on with what lies there."""
+
+    uri: FolderUri
+    """A folder or prefix, made where it is missing; it gets results/, errors/, ledger/ and at the
+    end manifest.json."""
+
+    shared: bool = False
+    """Says that a path is the same folder on all nodes (NFS, say). Needed with more than one node
+    unless the place is `pvc://` or `s3://`."""
+
+
+class ErrorPolicySpec(Section):
+    """How many failed requests fail the job. A failed request always gets an error record."""
+
+    max_failed_percent: Annotated[float, Field(ge=0, le=100)] = 100.0
+    """Fail the job when more than this share of its requests has failed. 100: never."""
+
+    max_failed_count: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    """Fail the job when more requests than this have failed. Absent: never."""
+
+
+class InferenceJobSpec(Section):
+    """What to run. Only model, input and output are required."""
+
+    model: ModelSpec
+    """The model to run."""
+
+    input: InputSpec
+    """The requests."""
+
+    output: OutputSpec
+    """Where the records go."""
+
+    sampling: SamplingSpec = Field(default_factory=SamplingSpec)
+    """Defaults of how the next token is chosen."""
+
+    parallelism: ParallelismSpec = Field(default_factory=ParallelismSpec)
+    """Nodes, and pipeline stages of each."""
+
+    engine: EngineSpec = Field(default_factory=EngineSpec)
+    """How a node computes."""
+
+    kv_cache: KvCacheSpec = Field(default_factory=KvCacheSpec)
+    """Host memory and disk below the device's memory."""
+
+    error_policy: ErrorPolicySpec = Field(default_factory=ErrorPolicySpec)
+    """How many failed requests fail the job."""
+
+    grace_period_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
+    """Time to flush records and to park KV when the job is stopped."""
+
+    deadline: Annotated[Duration, Field(ge=1, le=YEAR_SECONDS)] | None = None
+    """Longest time the job may run, such as `12h`; what is done by then is kept. Absent: none."""
+
+    suspend: bool = False
+    """Stop, keep what is done, and go on when this is false again."""
+
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    """Delete the job object (never its output) this long after its end. Absent: never."""
+
+    resume_from: FolderUri | None = None
+    """Output of an earlier job whose records count as done where model, sampling and input are the
+    same. Absent: only what lies at the job's own output."""
+
+    credentials: CredentialsSpec | None = None
+    """Access to object stores and hubs."""
+
+    scheduling: SchedulingSpec = Field(default_factory=SchedulingSpec)
+    """Which nodes, queue and priority the pods get."""
+
+    image: ImageName | None = None
+    """Image of the worker. Absent: the one that belongs to the operator."""
+
+    def broken_rules(self) -> Iterator[BrokenRule]:
+        if self.output.uri in self.input.all_uris:
+            yield BrokenRule(
+                "output.uri", f"found {self.output.uri!r}, expected another place than the input"
+            )
+        is_shared = self.output.shared or parse_place(self.output.uri).is_shared
+        if self.parallelism.nodes > 1 and not is_shared:
+            yield BrokenRule(
+                "output.uri",
+                f"found {self.output.uri!r}, expected pvc:// or s3://: {self.parallelism.nodes} "
+                "nodes need a store that they share (if this path is the same folder on all of "
+                "them, say so with shared: true)",
+            )
