@@ -1,0 +1,142 @@
+"""How the bytes of one copy job get from one tier to the next: one class for each kind of link.
+
+A copier is used by one thread, its link's. ``mark`` alone is called by the thread that computes: it
+captures what the copy must come after.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from typing import NamedTuple, Protocol
+
+import torch
+
+from pipemax_worker.contract.transfers import CopyJob
+from pipemax_worker.stage.kv.memory import row_buffers
+from pipemax_worker.stage.kv.nvme import NVMeKVFile
+from pipemax_worker.stage.kv.runs import SlotRun, split_into_runs
+
+MAX_RUN_BYTES = 16 << 20
+"""Enough for a link's full speed; small enough that activations need not wait long behind it."""
+
+
+class CopyOutcome(NamedTuple):
+    """``seconds`` on the link itself; ``failed`` holds positions of the job."""
+
+    seconds: float
+    failed: tuple[int, ...] = ()
+
+
+class Copier(Protocol):
+    def mark(self) -> torch.cuda.Event | None:
+        """What has been computed up to now, for :meth:`copy` to come after."""
+        ...
+
+    def copy(self, job: CopyJob, mark: torch.cuda.Event | None) -> CopyOutcome:
+        """Carry out ``job`` and return when its bytes have landed."""
+        ...
+
+
+def max_run_slots(slot_bytes: int) -> int:
+    """How many slots one run may hold; preadv takes at most 1,024 buffers."""
+    return min(1024, max(1, MAX_RUN_BYTES // slot_bytes))
+
+
+class MemoryCopier:
+    """Between tiers in plain memory: one ``memmove`` a run, without the GIL and without a copy in
+    between. On the CPU a forward has ended when ``submit`` is called, so there is nothing to mark.
+    """
+
+    def __init__(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        self._source, self._target = source, target
+
+    def mark(self) -> None:
+        return None
+
+    def copy(self, job: CopyJob, mark: torch.cuda.Event | None) -> CopyOutcome:
+        start = time.perf_counter()
+        row_bytes = self._source.shape[1]
+        source, target = self._source.data_ptr(), self._target.data_ptr()
+        for run in split_into_runs(job, max_run_slots(row_bytes)):
+            ctypes.memmove(
+                target + run.target * row_bytes,
+                source + run.source * row_bytes,
+                run.length * row_bytes,
+            )
+        return CopyOutcome(time.perf_counter() - start)
+
+
+class CudaCopier:
+    """Between device memory and pinned host memory, on a stream of its own.
+
+    The stream waits for the mark's event, so a load starts after the forward that used its target,
+    and a store after the forward that fills its source.
+    """
+
+    def __init__(self, source: torch.Tensor, target: torch.Tensor, host_chunk_slots: int) -> None:
+        self._source, self._target = source, target
+        self._host_chunk_slots = host_chunk_slots
+        self._device = source.device if source.is_cuda else target.device
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def copy(self, job: CopyJob, mark: torch.cuda.Event | None) -> CopyOutcome:
+        runs = split_into_runs(
+            job, max_run_slots(self._source.shape[1]), boundary=self._host_chunk_slots
+        )
+        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._stream):
+            if mark is not None:
+                self._stream.wait_event(mark)
+            start.record(self._stream)
+            for run in runs:
+                self._enqueue(run)
+            end.record(self._stream)
+        end.synchronize()
+        return CopyOutcome(start.elapsed_time(end) / 1e3)
+
+    def _enqueue(self, run: SlotRun) -> None:
+        source = self._source[run.source : run.source + run.length]
+        self._target[run.target : run.target + run.length].copy_(source, non_blocking=True)
+
+
+class DemoteCopier:
+    """Host rows to the NVMe file."""
+
+    def __init__(self, host_rows: torch.Tensor, file: NVMeKVFile) -> None:
+        self._host_rows, self._file = host_rows, file
+
+    def mark(self) -> None:
+        return None
+
+    def copy(self, job: CopyJob, mark: torch.cuda.Event | None) -> CopyOutcome:
+        start = time.perf_counter()
+        failed: list[int] = []
+        for run in split_into_runs(job, max_run_slots(self._file.slot_bytes)):
+            buffers = row_buffers(self._host_rows, run.source, run.length)
+            failed += (run.position + index for index in self._file.write(run.target, buffers))
+        return CopyOutcome(time.perf_counter() - start, tuple(failed))
+
+
+class PromoteCopier:
+    """The NVMe file to host rows, with checksums verified."""
+
+    def __init__(self, host_rows: torch.Tensor, file: NVMeKVFile) -> None:
+        self._host_rows, self._file = host_rows, file
+
+    def mark(self) -> None:
+        return None
+
+    def copy(self, job: CopyJob, mark: torch.cuda.Event | None) -> CopyOutcome:
+        start = time.perf_counter()
+        failed: list[int] = []
+        for run in split_into_runs(job, max_run_slots(self._file.slot_bytes)):
+            buffers = row_buffers(self._host_rows, run.target, run.length)
+            failed += (run.position + index for index in self._file.read(run.source, buffers))
+        return CopyOutcome(time.perf_counter() - start, tuple(failed))
