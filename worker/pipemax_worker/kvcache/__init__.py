@@ -1,0 +1,1 @@
+"""Who is where: the driver's one table of KV blocks, their slots and tiers."""

@@ -1,0 +1,266 @@
+"""Who is where: the one logical block table of the driver.
+
+A *block* is ``block_tokens`` tokens of KV under one id for its whole life; a *slot* is its place in
+one tier, the same number on every stage. This package holds only numbers: it knows no time, no
+bytes, no requests. The table is the state *as of the message being composed*, not as of now; what
+that makes safe is argued in ``copy_orders``, and the message order itself in ``contract.messages``.
+
+Within one message, in this order: ``allocate``, ``mark_filled`` and ``device_slots`` for its
+micro-batch, ``order_store``, and last ``order_load`` with that micro-batch in ``protected`` (its
+loads run beside the forward, so a slot that they target must not be allocated after them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence, Set
+from operator import itemgetter
+
+from pipemax_worker.contract.geometry import Tier
+from pipemax_worker.contract.transfers import CopyJob, CopyResult
+from pipemax_worker.errors import InvariantError
+from pipemax_worker.kvcache import integrity
+from pipemax_worker.kvcache.block import DEVICE, HOST, NVME, TIERS
+from pipemax_worker.kvcache.block_table import BlockTable
+from pipemax_worker.kvcache.copies import CompletedCopy, PendingCopies
+from pipemax_worker.kvcache.copy_orders import CopyOrders
+from pipemax_worker.kvcache.eviction import EvictionPolicy, RotationEviction
+from pipemax_worker.kvcache.occupancy import TierOccupancy, derive_occupancy
+from pipemax_worker.kvcache.prefix_index import BlockHash
+
+
+class BlockManager:
+    """Sole owner of slots, reference counts, pins and hashes of all blocks.
+
+    Operations cost O(blocks named); ``protected`` should be a set or a dictionary (other
+    collections are copied into one). A broken rule raises InvariantError: it is a bug.
+    """
+
+    def __init__(
+        self,
+        num_slots: Mapping[Tier, int],
+        num_stages: int,
+        eviction: EvictionPolicy | None = None,
+    ) -> None:
+        self._table = BlockTable(num_slots, eviction or RotationEviction())
+        self._pending = PendingCopies(num_stages)
+        self._orders = CopyOrders(self._table, self._pending)
+        self.has_host_tier = num_slots.get(HOST, 0) > 0
+        self.has_nvme_tier = num_slots.get(NVME, 0) > 0
+
+    # --- capacity
+
+    @property
+    def num_free_device_slots(self) -> int:
+        return self._table.pools[DEVICE].num_free
+
+    @property
+    def num_free_host_slots(self) -> int:
+        return self._table.pools[HOST].num_free
+
+    @property
+    def num_free_nvme_slots(self) -> int:
+        return self._table.pools[NVME].num_free
+
+    def num_available_device_slots(self, protected: Collection[int] = ()) -> int:
+        """Free slots and those that can be evicted now, blocks in ``protected`` left alone."""
+        droppable = self._table.droppable[DEVICE]
+        num_protected = sum(map(droppable.__contains__, set(protected))) if len(droppable) else 0
+        return self.num_free_device_slots + len(droppable) - num_protected
+
+    @property
+    def num_available_host_slots(self) -> int:
+        """Free slots and those of cached blocks that can be dropped now."""
+        return self.num_free_host_slots + len(self._table.droppable[HOST])
+
+    @property
+    def num_available_nvme_slots(self) -> int:
+        """Free slots and those of cached blocks that can be dropped now."""
+        return self.num_free_nvme_slots + len(self._table.droppable[NVME])
+
+    # --- life
+
+    def allocate(self, num_blocks: int, protected: Collection[int] = ()) -> list[int] | None:
+        """New blocks with one reference, each with a DEVICE slot and, where there is a host tier, a
+        reserved HOST slot, so that write-through never waits. Evicts and drops as needed, never a
+        protected block; None, and nothing changed, if that does not make enough room.
+        """
+        table, keep = self._table, _as_container(protected)
+        tiers = (DEVICE, HOST) if self.has_host_tier else (DEVICE,)
+        victims = [table.choose_victims(tier, num_blocks, keep) for tier in tiers]
+        if None in victims:
+            return None
+        for tier, block_ids in zip(tiers, victims, strict=True):
+            table.drop(tier, block_ids or ())
+        slots = [table.pools[tier].allocate(num_blocks) for tier in tiers]
+        blocks = [table.add_block() for _ in range(num_blocks)]
+        for tier, slots_of_tier in zip(tiers, slots, strict=True):
+            for block, slot in zip(blocks, slots_of_tier, strict=True):
+                table.give_slot(block, tier, slot)
+        return [block.block_id for block in blocks]
+
+    def touch(self, block_ids: Iterable[int]) -> None:
+        """One more reference to each block (a prefix hit); cached ones cannot be dropped now."""
+        for block_id in block_ids:
+            self._table.reference(self._table.block(block_id))
+
+    def free(self, block_ids: Sequence[int]) -> None:
+        """One reference less. A block that loses its last one stays cached if it is in the prefix
+        index and valid somewhere; otherwise its slots go back once no copy in flight uses them.
+        The tail is evicted before the head, without which it is of no use.
+        """
+        for block_id in reversed(block_ids):
+            self._table.dereference(self._table.block(block_id))
+
+    # --- content
+
+    def mark_filled(self, block_id: int, num_tokens: int) -> None:
+        """The message being composed writes KV on the DEVICE, up to the first ``num_tokens``
+        positions of the block. Copies of another fill are void from now on. The same number again
+        changes nothing. Raises InvariantError for a shared block or one not on the device.
+        """
+        block = self._table.block(block_id)
+        if num_tokens != block.num_tokens:
+            self._table.fill(block, num_tokens)
+
+    def commit_hash(self, block_id: int, block_hash: BlockHash) -> None:
+        """A full block enters the prefix index, readable by later messages. If another block has
+        this hash already, that one stays and this one is not indexed."""
+        block = self._table.block(block_id)
+        if block.version == 0 or block.block_hash not in (None, block_hash):
+            raise InvariantError(
+                f"block {block_id} cannot be indexed: it holds nothing or has another hash"
+            )
+        if self._table.prefix_index.insert(block_hash, block_id):
+            block.block_hash = block_hash
+
+    def lookup_prefix(self, hashes: Sequence[BlockHash]) -> list[int]:
+        """The longest run of indexed blocks from the head on, in any tier, in use or not."""
+        return self._table.prefix_index.longest_prefix(hashes)
+
+    # --- places
+
+    def is_on_device(self, block_id: int) -> bool:
+        """Has a DEVICE slot: new, valid, or its load is ordered by now."""
+        return block_id in self._table.device_slots
+
+    def missing_on_device(self, block_ids: Sequence[int]) -> list[int]:
+        off_device = self._table.off_device
+        if off_device.isdisjoint(block_ids):
+            return []
+        return [block_id for block_id in block_ids if block_id in off_device]
+
+    def is_on_host(self, block_id: int) -> bool:
+        """Has a HOST copy of all that is filled, reported by every stage."""
+        return self._table.block(block_id).has_copy(HOST)
+
+    def tier_of(self, block_id: int) -> Tier | None:
+        """The fastest tier with a valid copy (DEVICE also for a new block); None if it is lost."""
+        block = self._table.block(block_id)
+        if block.slots[DEVICE] is not None:
+            return DEVICE
+        return next((tier for tier in (HOST, NVME) if block.has_copy(tier)), None)
+
+    def device_slots(self, block_ids: Sequence[int]) -> bytes:
+        """The blocks' DEVICE slots as int32, for one ``ScheduledRequest``; counts as their use.
+
+        Raises InvariantError if one of them is not on the device.
+        """
+        if not block_ids:
+            return b""
+        try:
+            if len(block_ids) == 1:
+                slots = self._table.device_slots[block_ids[0]]
+            else:
+                slots = b"".join(itemgetter(*block_ids)(self._table.device_slots))
+        except KeyError as error:
+            raise InvariantError(
+                f"block {error.args[0]} is read by a message but not on the device; load it first"
+            ) from None
+        if self.has_host_tier:  # without one, blocks in use are never evicted
+            self._table.droppable[DEVICE].touch(block_ids)
+        return slots
+
+    # --- orders
+
+    def order_store(self, block_ids: Sequence[int]) -> CopyJob | None:
+        """DEVICE->HOST of the blocks without a valid HOST copy and none on its way. A block that
+        has lost its HOST reservation takes a slot if there is one, and is left out otherwise."""
+        return self._orders.store(block_ids) if self.has_host_tier else None
+
+    def order_load(
+        self, block_ids: Sequence[int], protected: Collection[int] = ()
+    ) -> CopyJob | None:
+        """HOST->DEVICE of the blocks not on the device, which are on it from this order on.
+
+        None if there is nothing to load or not enough room (and then nothing changed). Raises
+        InvariantError for a block without a valid HOST copy.
+        """
+        return self._orders.load(block_ids, _as_container(protected))
+
+    def order_demote(self, block_ids: Sequence[int]) -> CopyJob | None:
+        """HOST->NVME. Once reported, the HOST slot is given up; a DEVICE copy stays, evictable.
+
+        None if there is nothing to copy or not enough room. Raises InvariantError for a block
+        without a valid HOST copy.
+        """
+        return self._orders.demote(block_ids)
+
+    def order_promote(self, block_ids: Sequence[int]) -> CopyJob | None:
+        """NVME->HOST of the blocks without a HOST copy and none on its way; loadable, and gone from
+        NVME, once reported. None if there is nothing to copy or not enough room. Raises
+        InvariantError for a block whose content is lost."""
+        return self._orders.promote(block_ids)
+
+    def drop_device(self, block_ids: Iterable[int]) -> None:
+        """Evict these blocks from the device. Raises InvariantError, with nothing changed, if one
+        has no other valid copy."""
+        blocks = [b for b in self._table.distinct(block_ids) if b.slots[DEVICE] is not None]
+        for block in blocks:
+            if not block.has_backup():
+                raise InvariantError(
+                    f"block {block.block_id} cannot leave the device: no other valid copy; "
+                    "store it and wait for the report"
+                )
+        for block in blocks:
+            self._table.release_slot(block, DEVICE)
+
+    # --- completion
+
+    def update_from_report(self, stage: int, results: Sequence[CopyResult]) -> list[CompletedCopy]:
+        """Take one stage's results; returns the copies that all stages have now reported.
+
+        Content that a failed load or promote has lost is invalidated here.
+        """
+        return self._orders.report(stage, results)
+
+    def invalidate(self, block_ids: Iterable[int]) -> None:
+        """The content of these blocks is lost: they leave the prefix index and every tier. Holders
+        free them and recompute into new blocks. Blocks that are gone are ignored."""
+        for block_id in block_ids:
+            block = self._table.blocks.get(block_id)
+            if block is not None:
+                self._table.lose(block)
+
+    # --- state
+
+    @property
+    def num_pending_copies(self) -> int:
+        return len(self._pending)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody holds a block and no copy is in flight."""
+        return not self._pending and len(self._table.blocks) == self._table.num_cached_blocks
+
+    def occupancy(self) -> dict[Tier, TierOccupancy]:
+        return {tier: derive_occupancy(self._table, tier) for tier in TIERS}
+
+    def check_integrity(self) -> None:
+        """Raise InvariantError if the table contradicts itself. O(all blocks and slots)."""
+        integrity.check_integrity(self._table, self._pending)
+
+
+def _as_container(protected: Collection[int]) -> Container[int]:
+    if isinstance(protected, Set | Mapping) or not protected:
+        return protected
+    return frozenset(protected)

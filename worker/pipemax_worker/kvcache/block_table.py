@@ -1,0 +1,223 @@
+"""Blocks, their slots in every tier and what may be dropped: the state under ``BlockManager``.
+
+Knows nothing of copy jobs; a slot that a copy uses is pinned in its pool and never droppable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping
+
+from pipemax_worker.contract.geometry import Tier
+from pipemax_worker.contract.transfers import pack_int32
+from pipemax_worker.errors import InvariantError
+from pipemax_worker.kvcache.block import DEVICE, HOST, NVME, TIERS, Block
+from pipemax_worker.kvcache.eviction import EvictionPolicy, LRUEviction
+from pipemax_worker.kvcache.prefix_index import PrefixIndex
+from pipemax_worker.kvcache.slot_pool import SlotPool
+
+
+class BlockTable:
+    """Block -> {tier: slot}, with every derived index kept in step.
+
+    blocks             id -> block, referenced or cached. Ids count up and are never used again.
+    droppable          tier -> blocks whose copy there may be dropped now.
+    device_slots       id -> its DEVICE slot as four bytes, ready for a message.
+    off_device         ids without a DEVICE slot.
+    num_cached_slots   tier -> slots held by unreferenced blocks.
+    """
+
+    def __init__(self, num_slots: Mapping[Tier, int], eviction: EvictionPolicy) -> None:
+        self.blocks: dict[int, Block] = {}
+        self.pools = tuple(SlotPool(num_slots.get(tier, 0)) for tier in TIERS)
+        self.droppable: tuple[EvictionPolicy, ...] = (eviction, LRUEviction(), LRUEviction())
+        self.prefix_index = PrefixIndex()
+        self.device_slots: dict[int, bytes] = {}
+        self.off_device: set[int] = set()
+        self.num_cached_slots = [0, 0, 0]
+        self.num_cached_blocks = 0
+        self._packed_slots = [pack_int32((slot,)) for slot in range(self.pools[DEVICE].num_slots)]
+        self._next_block_id = 0
+
+    # --- blocks
+
+    def add_block(self) -> Block:
+        block = Block(self._next_block_id)
+        self._next_block_id += 1
+        self.blocks[block.block_id] = block
+        self.off_device.add(block.block_id)
+        return block
+
+    def block(self, block_id: int) -> Block:
+        """Raises InvariantError for a block that does not exist any more."""
+        try:
+            return self.blocks[block_id]
+        except KeyError:
+            raise InvariantError(
+                f"block {block_id} does not exist; it was freed or its content dropped"
+            ) from None
+
+    def distinct(self, block_ids: Iterable[int]) -> list[Block]:
+        return [self.block(block_id) for block_id in dict.fromkeys(block_ids)]
+
+    def reference(self, block: Block) -> None:
+        block.ref_count += 1
+        if block.ref_count == 1:
+            self._count_cached(block, -1)
+            self.refresh_all(block)
+
+    def dereference(self, block: Block) -> None:
+        """Drop one reference; the last one leaves a cached block or none at all."""
+        if block.ref_count < 1:
+            raise InvariantError(f"block {block.block_id} is freed but nobody holds it")
+        block.ref_count -= 1
+        if block.ref_count == 0:
+            self._count_cached(block, 1)
+            if block.block_hash is None or not block.has_any_copy():
+                self.remove_block(block)
+            else:
+                self.refresh_all(block)
+
+    def _count_cached(self, block: Block, change: int) -> None:
+        self.num_cached_blocks += change
+        for tier in TIERS:
+            if block.slots[tier] is not None:
+                self.num_cached_slots[tier] += change
+
+    def forget_content(self, block: Block) -> None:
+        """The block leaves the prefix index and every tier; copies in flight no longer count."""
+        if block.block_hash is not None:
+            self.prefix_index.remove(block.block_hash)
+            block.block_hash = None
+        for tier in TIERS:
+            self.release_slot(block, tier)
+        block.num_tokens = block.version = 0
+
+    def remove_block(self, block: Block) -> None:
+        self.forget_content(block)
+        self.num_cached_blocks -= 1
+        self.off_device.remove(block.block_id)
+        del self.blocks[block.block_id]
+
+    def lose(self, block: Block) -> None:
+        """The content is gone everywhere. A referenced block stays, without slots, to be freed."""
+        if block.ref_count:
+            self.forget_content(block)
+        else:
+            self.remove_block(block)
+
+    # --- slots
+
+    def give_slot(self, block: Block, tier: Tier, slot: int) -> None:
+        """``slot``, allocated from the tier's pool, is the block's; no content counts yet."""
+        block.slots[tier] = slot
+        if block.ref_count == 0:
+            self.num_cached_slots[tier] += 1
+        if tier is DEVICE:
+            self.device_slots[block.block_id] = self._packed_slots[slot]
+            self.off_device.remove(block.block_id)
+
+    def release_slot(self, block: Block, tier: Tier) -> None:
+        """Give the block's slot back, if it has one; free once no copy in flight uses it."""
+        slot = block.slots[tier]
+        if slot is None:
+            return
+        self.pools[tier].release(slot)
+        block.slots[tier] = None
+        block.copies[tier] = block.incoming[tier] = 0
+        self.droppable[tier].remove(block.block_id)
+        if block.ref_count == 0:
+            self.num_cached_slots[tier] -= 1
+        if tier is DEVICE:
+            del self.device_slots[block.block_id]
+            self.off_device.add(block.block_id)
+
+    def refresh(self, block: Block, tier: Tier) -> None:
+        """Bring ``droppable`` in step after a change of references, pins or valid copies."""
+        if self.is_droppable(block, tier):
+            self.droppable[tier].insert(block.block_id, block.ref_count > 0)
+        else:
+            self.droppable[tier].remove(block.block_id)
+
+    def refresh_all(self, block: Block) -> None:
+        for tier in TIERS:
+            self.refresh(block, tier)
+
+    def is_droppable(self, block: Block, tier: Tier) -> bool:
+        """Whether the copy may go: no copy in flight uses its slot, and it is cached or, on DEVICE,
+        backed up. A reserved slot that holds nothing yet is droppable likewise."""
+        slot = block.slots[tier]
+        if slot is None or self.pools[tier].is_pinned(slot):
+            return False
+        return block.ref_count == 0 or (tier is DEVICE and block.has_backup())
+
+    # --- room
+
+    def choose_victims(
+        self, tier: Tier, num_slots: int, protected: Container[int]
+    ) -> list[int] | None:
+        """Blocks whose copies must go so that ``num_slots`` are free; None if that is impossible.
+
+        Changes nothing, so that an order over two tiers can be refused as a whole.
+        """
+        num_missing = num_slots - self.pools[tier].num_free
+        if num_missing <= 0:
+            return []
+        if len(self.droppable[tier]) < num_missing:
+            return None
+        victims = self.droppable[tier].evict(num_missing, protected)
+        return victims if len(victims) == num_missing else None
+
+    def drop(self, tier: Tier, block_ids: Iterable[int]) -> None:
+        """Drop these blocks' copies. A cached block without any copy left ceases to exist."""
+        for block_id in block_ids:
+            block = self.blocks.get(block_id)
+            if block is not None:
+                self.release_slot(block, tier)
+                if block.ref_count == 0 and not block.has_any_copy():
+                    self.remove_block(block)
+
+    def take_slots(self, tier: Tier, num_slots: int, protected: Container[int]) -> list[int] | None:
+        """Allocate slots, dropping copies as needed; None, and nothing changed, if impossible."""
+        victims = self.choose_victims(tier, num_slots, protected)
+        if victims is None:
+            return None
+        self.drop(tier, victims)
+        return self.pools[tier].allocate(num_slots)
+
+    # --- content
+
+    def fill(self, block: Block, num_tokens: int) -> None:
+        """New content on DEVICE: every other copy, landed or in flight, is void."""
+        if block.slots[DEVICE] is None or block.block_hash is not None or block.ref_count != 1:
+            raise InvariantError(
+                f"block {block.block_id} cannot be written: it must be on the device, held by one "
+                f"request (held by {block.ref_count}) and not in the prefix index"
+            )
+        block.num_tokens = num_tokens
+        block.version += 1
+        block.copies[DEVICE] = block.version
+        if block.copies[HOST] or block.slots[NVME] is not None:
+            self._void_backups(block)
+
+    def _void_backups(self, block: Block) -> None:
+        block.copies[HOST] = 0
+        if block.slots[NVME] is not None:
+            if block.incoming[HOST]:
+                # A promote may land at any time, even after a later store into the same slot.
+                self.release_slot(block, HOST)
+            self.release_slot(block, NVME)
+        self.refresh(block, DEVICE)
+
+
+def any_of(first: Container[int], second: Container[int]) -> Container[int]:
+    """Both collections as one, without copying the first, which may be large."""
+    return _AnyOf(first, second)
+
+
+class _AnyOf:
+    def __init__(self, first: Container[int], second: Container[int]) -> None:
+        self._first = first
+        self._second = second
+
+    def __contains__(self, block_id: object) -> bool:
+        return block_id in self._second or block_id in self._first
