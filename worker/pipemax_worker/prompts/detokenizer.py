@@ -2,66 +2,37 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 
 from pipemax_worker.prompts.tokenizer import Tokenizer
-
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-# A character takes at most four tokens; a longer wait means bytes that are no UTF-8.
-_MAX_PENDING_TOKENS = 16
 
 
 class Detokenizer:
     """Text as tokens arrive; the pieces joined equal the whole decoded at once.
 
-    A decoder's output depends on what came before (a leading space) and on what follows (a
-    character split over tokens). So each token is decoded behind the last ones whose text was
-    given out (the context), and text that ends inside a character is held back. The work for a
-    token is bounded by the context, whatever the length of the text.
+    Holds for decoders that treat tokens one by one, but for the text's first (byte-level BPE,
+    SentencePiece with or without byte fallback). A character split over tokens is held back until
+    it is whole; bytes that are no UTF-8 become U+FFFD, one for each sequence that breaks off, as
+    Unicode recommends. The work for a token does not depend on what came before it.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._context: list[int] = []
-        self._context_text = ""
-        self._pending: list[int] = []
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._is_first = True
 
     def append(self, token_id: int) -> str:
         """Take the next token; returns the text that is certain now, often empty."""
         if not self._tokenizer.is_visible(token_id):
             return ""
-        self._pending.append(token_id)
-        text = self._tokenizer.decode(self._context + self._pending)
-        if not text.endswith(_REPLACEMENT):
-            return self._give_out(len(self._pending), text)
-        if len(self._pending) < _MAX_PENDING_TOKENS:
-            return ""
-        return self._give_out(*self._certain_part(text))
+        data = self._tokenizer.token_bytes(token_id, is_first=self._is_first)
+        self._is_first = False
+        return self._decoder.decode(data)
 
     def finish(self) -> str:
-        """The text that was held back, with U+FFFD for the bytes that are no character."""
-        if not self._pending:
-            return ""
-        text = self._tokenizer.decode(self._context + self._pending)
-        return self._give_out(len(self._pending), text)
-
-    def _give_out(self, num_tokens: int, text: str) -> str:
-        """``text`` is that of the context and ``num_tokens`` pending tokens."""
-        new_text = text[len(self._context_text) :]
-        given, self._pending = self._pending[:num_tokens], self._pending[num_tokens:]
-        # a token without text is no context: the next one's leading space would be stripped
-        keep = self._context if not new_text and len(self._context) < _MAX_PENDING_TOKENS else []
-        self._context = keep + given
-        self._context_text = self._tokenizer.decode(self._context)
-        return new_text
-
-    def _certain_part(self, text: str) -> tuple[int, str]:
-        """The longest part of the pending tokens that ends where a character ends."""
-        for num_tokens in range(len(self._pending) - 1, 0, -1):
-            head = self._tokenizer.decode(self._context + self._pending[:num_tokens])
-            if head + self._tokenizer.decode(self._pending[num_tokens:]) == text:
-                return num_tokens, head
-        return len(self._pending), text
+        """The text that was held back: U+FFFD where the last character is not whole."""
+        return self._decoder.decode(b"", final=True)
 
 
 class StopStringChecker:
@@ -101,7 +72,7 @@ class StopStringChecker:
             if first >= 0:
                 self._cut = self._num_characters - len(self._tail) + first
         self._num_characters += len(new_text)
-        self._tail = window[len(window) - self._tail_length :] if self._tail_length else ""
+        self._tail = window[max(0, len(window) - self._tail_length) :]
         return self._cut is not None
 
     def _find(self, window: str, stop: str) -> int:

@@ -28,9 +28,9 @@ def describe(value: object) -> str:
 
 
 def invalid_type(param: str, expected: str, value: object) -> RequestError:
-    """The error for a value of another JSON type than ``expected``."""
-    message = f"{param} must be {expected}; found {describe(value)}"
-    return RequestError("invalid_type", message, param)
+    """The error for a value of another JSON type than ``expected``; no ``param``: the line."""
+    message = f"{param or 'the line'} must be {expected}; found {describe(value)}"
+    return RequestError("invalid_type", message, param or None)
 
 
 def checked_integer(value: object, param: str, minimum: int, maximum: int) -> int:
@@ -84,7 +84,7 @@ class Fields:
 
     def __init__(self, value: object, path: str) -> None:
         if not isinstance(value, dict):
-            raise invalid_type(path or "the line", "a JSON object", value)
+            raise invalid_type(path, "a JSON object", value)
         self._path = path
         self._left: dict[str, Any] = {key: v for key, v in value.items() if v is not None}
 

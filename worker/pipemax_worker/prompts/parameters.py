@@ -71,49 +71,51 @@ def take_parameters(
     """
     is_chat = endpoint is Endpoint.CHAT_COMPLETIONS
     max_tokens = _take_max_tokens(fields, is_chat)
-    min_tokens = fields.take("min_tokens")
-    logprobs = (
-        _take_chat_logprobs(fields, defaults.logprobs)
-        if is_chat
-        else _take_completion_logprobs(fields, defaults.logprobs)
-    )
-    if min_tokens is not None:
-        min_tokens = checked_integer(min_tokens, fields.param("min_tokens"), 0, _MAX_TOKENS)
-    sampling = SamplingDefaults(
+    min_tokens = _take_bounded(fields, "min_tokens", 0, _MAX_TOKENS)
+    sampling = msgspec.structs.replace(
+        _take_sampling(fields, defaults, vocab_size),
+        logprobs=_take_logprobs(fields, is_chat, defaults.logprobs),
         max_tokens=defaults.max_tokens if max_tokens is None else max_tokens,
         min_tokens=defaults.min_tokens if min_tokens is None else min_tokens,
-        temperature=_take_temperature(fields, defaults.temperature),
-        top_p=_take_top_p(fields, defaults.top_p),
-        top_k=max(0, fields.take_integer("top_k", defaults.top_k, -1, _MAX_TOKENS)),
-        min_p=fields.take_number("min_p", defaults.min_p, 0.0, 1.0),
-        repetition_penalty=fields.take_number(
-            "repetition_penalty", defaults.repetition_penalty, 0.01, 100.0
-        ),
-        presence_penalty=fields.take_number(
-            "presence_penalty", defaults.presence_penalty, -2.0, 2.0
-        ),
-        frequency_penalty=fields.take_number(
-            "frequency_penalty", defaults.frequency_penalty, -2.0, 2.0
-        ),
-        logit_bias=_take_logit_bias(fields, defaults.logit_bias, vocab_size),
-        stop=_take_stop(fields, defaults.stop),
-        stop_token_ids=_take_stop_token_ids(fields, defaults.stop_token_ids, vocab_size),
-        ignore_eos=fields.take_boolean("ignore_eos", defaults.ignore_eos),
-        n=fields.take_integer("n", defaults.n, 1, MAX_CHOICES),
-        logprobs=logprobs,
-        seed=defaults.seed,
     )
     parameters = GenerationParameters(
         sampling=sampling,
         explicit_max_tokens=max_tokens is not None,
         explicit_min_tokens=min_tokens is not None,
-        seed=_take_seed(fields),
+        seed=_take_bounded(fields, "seed", -(2**63), 2**64 - 1),
         chat_template_kwargs=_take_chat_template_kwargs(fields) if is_chat else {},
     )
     fields.ignore(*_WITHOUT_EFFECT)
-    fields.take_neutral(_NEUTRAL)
-    fields.take_neutral(_NEUTRAL_CHAT if is_chat else _NEUTRAL_COMPLETIONS)
+    fields.take_neutral(_NEUTRAL | (_NEUTRAL_CHAT if is_chat else _NEUTRAL_COMPLETIONS))
     return parameters
+
+
+def _take_sampling(fields: Fields, defaults: SamplingDefaults, vocab_size: int) -> SamplingDefaults:
+    """What has the same name and meaning in both forms of a body."""
+
+    def number(name: str, default: float, minimum: float, maximum: float) -> float:
+        return fields.take_number(name, default, minimum, maximum)
+
+    return msgspec.structs.replace(
+        defaults,
+        temperature=_take_temperature(fields, defaults.temperature),
+        top_p=_take_top_p(fields, defaults.top_p),
+        top_k=max(0, fields.take_integer("top_k", defaults.top_k, -1, _MAX_TOKENS)),
+        min_p=number("min_p", defaults.min_p, 0.0, 1.0),
+        repetition_penalty=number("repetition_penalty", defaults.repetition_penalty, 0.01, 100.0),
+        presence_penalty=number("presence_penalty", defaults.presence_penalty, -2.0, 2.0),
+        frequency_penalty=number("frequency_penalty", defaults.frequency_penalty, -2.0, 2.0),
+        logit_bias=_take_logit_bias(fields, defaults.logit_bias, vocab_size),
+        stop=_take_stop(fields, defaults.stop),
+        stop_token_ids=_take_stop_token_ids(fields, defaults.stop_token_ids, vocab_size),
+        ignore_eos=fields.take_boolean("ignore_eos", defaults.ignore_eos),
+        n=fields.take_integer("n", defaults.n, 1, MAX_CHOICES),
+    )
+
+
+def _take_bounded(fields: Fields, name: str, minimum: int, maximum: int) -> int | None:
+    value = fields.take(name)
+    return None if value is None else checked_integer(value, fields.param(name), minimum, maximum)
 
 
 def _take_max_tokens(fields: Fields, is_chat: bool) -> int | None:
@@ -133,7 +135,7 @@ def _take_max_tokens(fields: Fields, is_chat: bool) -> int | None:
 
 def _take_temperature(fields: Fields, default: float) -> float:
     value = fields.take_number("temperature", default, 0.0, MAX_TEMPERATURE)
-    if 0.0 < value < MIN_TEMPERATURE:
+    if 0.0 < value < MIN_TEMPERATURE and value != default:
         param = fields.param("temperature")
         message = f"{param} must be 0 (greedy) or at least {MIN_TEMPERATURE}; found {value:g}"
         raise RequestError("value_out_of_range", message, param)
@@ -148,20 +150,19 @@ def _take_top_p(fields: Fields, default: float) -> float:
     return value
 
 
-def _take_seed(fields: Fields) -> int | None:
-    seed = fields.take("seed")
-    if seed is None:
-        return None
-    return checked_integer(seed, fields.param("seed"), -(2**63), 2**64 - 1)
+def _take_logprobs(fields: Fields, is_chat: bool, default: int | None) -> int | None:
+    if is_chat:
+        return _take_chat_logprobs(fields, default)
+    return _take_completion_logprobs(fields, default)
 
 
 def _take_chat_logprobs(fields: Fields, default: int | None) -> int | None:
     wanted = fields.take_boolean("logprobs", default is not None)
-    value, param = fields.take("top_logprobs"), fields.param("top_logprobs")
-    top = None if value is None else checked_integer(value, param, 0, MAX_LOGPROBS)
+    top = _take_bounded(fields, "top_logprobs", 0, MAX_LOGPROBS)
     if wanted:
         return top if top is not None else default or 0
     if top:
+        param = fields.param("top_logprobs")
         message = f"{param} needs {fields.param('logprobs')}: true"
         raise RequestError("invalid_value", message, param)
     return None

@@ -66,7 +66,7 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         self._special_ids = frozenset(id_ for id_, token in added.items() if token.special)
         self._anchor_ids = self.encode("a", add_special_tokens=False)[-1:]
-        self._token_bytes: dict[int, bytes] = {}
+        self._token_bytes: dict[tuple[int, bool], bytes] = {}
 
     @property
     def eos_token_id(self) -> int | None:
@@ -125,19 +125,23 @@ class Tokenizer:
         """False for tokens that are never part of the text: special and unknown ones."""
         return token_id not in self._special_ids and self._backend.id_to_token(token_id) is not None
 
-    def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that one token stands for inside a text; may be a part of a character."""
-        known = self._token_bytes.get(token_id)
+    def token_bytes(self, token_id: int, is_first: bool = False) -> bytes:
+        """The bytes that one token stands for inside a text; may be a part of a character.
+
+        ``is_first``: at the start of a text, where some decoders strip the token's space.
+        """
+        known = self._token_bytes.get((token_id, is_first))
         if known is None:
-            known = self._token_bytes[token_id] = self._find_token_bytes(token_id)
+            known = self._find_token_bytes(token_id, is_first)
+            self._token_bytes[token_id, is_first] = known
         return known
 
-    def _find_token_bytes(self, token_id: int) -> bytes:
+    def _find_token_bytes(self, token_id: int, is_first: bool) -> bytes:
         if token_id in self._special_ids:
             return str(self._backend.id_to_token(token_id)).encode()
-        # decoded behind another token: some decoders strip the space that begins a text
-        before: str = self._backend.decode(self._anchor_ids, skip_special_tokens=False)
-        both: str = self._backend.decode([*self._anchor_ids, token_id], skip_special_tokens=False)
+        anchor_ids = [] if is_first else self._anchor_ids
+        before: str = self._backend.decode(anchor_ids, skip_special_tokens=False)
+        both: str = self._backend.decode([*anchor_ids, token_id], skip_special_tokens=False)
         text = both[len(before) :]
         if _REPLACEMENT in text:
             return _piece_bytes(self._backend.id_to_token(token_id) or text)
