@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from pipemax_worker.contract.request import RecordKey
-from pipemax_worker.errors import OutputError
+from pipemax_worker.errors import InvariantError, OutputError
 
 _FIRST_ERROR_STATUS = 400
 
@@ -25,11 +25,10 @@ class Attempt(msgspec.Struct, frozen=True, order=True):
 
 
 class RecordOrigin(msgspec.Struct, frozen=True):
-    """The ``pipemax`` object. ``line`` is None where nobody needed the number."""
+    """The ``pipemax`` object: the record's key and the attempt that wrote it."""
 
     file: str
     offset: int
-    line: int | None
     attempt: int
     worker: str
 
@@ -98,11 +97,20 @@ _ENCODER = msgspec.json.Encoder()
 _HEAD_DECODER = msgspec.json.Decoder(RecordHead)
 
 
-def encode_record(
-    record: Mapping[str, Any], key: RecordKey, attempt: Attempt, line_number: int | None
-) -> bytes:
-    """One JSON line without its end; an older ``pipemax`` object in ``record`` is replaced."""
-    origin = RecordOrigin(key.file, key.offset, line_number, attempt.number, attempt.worker)
+def key_of(record: Mapping[str, Any]) -> RecordKey:
+    """The key in a record's ``pipemax`` object, where ``prompts`` puts it.
+
+    Raises InvariantError if it is not there.
+    """
+    try:
+        return RecordKey(record["pipemax"]["file"], record["pipemax"]["offset"])
+    except (KeyError, TypeError):
+        raise InvariantError(f"a record without its key: {record.get('id')}") from None
+
+
+def encode_record(record: Mapping[str, Any], attempt: Attempt) -> bytes:
+    """One JSON line without its end, the attempt added to the ``pipemax`` object."""
+    origin = {**record["pipemax"], "attempt": attempt.number, "worker": attempt.worker}
     return _ENCODER.encode({**record, "pipemax": origin})
 
 

@@ -20,7 +20,6 @@ from typing import Any
 import msgspec
 
 from pipemax_worker.contract.clock import Clock
-from pipemax_worker.contract.request import RecordKey
 from pipemax_worker.dataset.object_store import ObjectNotFoundError, ObjectStore
 from pipemax_worker.dataset.offset_set import OffsetSet
 from pipemax_worker.dataset.records import (
@@ -28,6 +27,7 @@ from pipemax_worker.dataset.records import (
     RecordCounts,
     RecordHead,
     encode_record,
+    key_of,
     read_records,
 )
 from pipemax_worker.errors import InvariantError
@@ -122,18 +122,19 @@ class SegmentWriter:
         """Records that are not in the chain yet."""
         return len(self._buffer)
 
-    def append(
-        self, record: Mapping[str, Any], key: RecordKey, line_number: int | None = None
-    ) -> bool:
+    def append(self, record: Mapping[str, Any]) -> bool:
         """Take a record; flush if a limit is reached. A key that has a record already is ignored.
 
-        False if the range is lost. Raises OutputError; the records are kept for the next flush.
+        False if the range is lost. Raises InvariantError for a record without its key
+        (``pipemax.file``, ``pipemax.offset``), OutputError; the records are kept for the next
+        flush then.
         """
-        if not self.is_lost and key.offset not in self.recorded and key.offset not in self._buffer:
+        offset = key_of(record).offset
+        if not self.is_lost and offset not in self.recorded and offset not in self._buffer:
             if not self._buffer:
                 self._oldest_seconds = self._clock.now()
-            data = encode_record(record, key, self.attempt, line_number)
-            self._buffer[key.offset] = data
+            data = encode_record(record, self.attempt)
+            self._buffer[offset] = data
             self._buffer_bytes += len(data) + 1
         return self.flush_if_due()
 
