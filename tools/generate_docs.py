@@ -149,7 +149,7 @@ def _default(field: Schema) -> str:
     if default is None or default == []:
         return "-"
     if isinstance(default, bool):
-        return str(default).lower()
+        return f"`{str(default).lower()}`"
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
@@ -62,16 +62,12 @@ class Document:
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the scalars of the YAML library behind kubectl."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
-        first: [
-            (tag, pattern)
-            for tag, pattern in resolvers
-            if tag.rpartition(":")[2] not in ("timestamp", "int", "float", "value")
-        ]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
-
+_REPLACED_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "int", "float", "value")}
+_Loader.yaml_implicit_resolvers = {
+    first: [resolver for resolver in resolvers if resolver[0] not in _REPLACED_TAGS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int",
     re.compile(r"[-+]?(0|[1-9][0-9_]*|0[0-7_]+|0b[01_]+|0x[0-9a-fA-F_]+)$"),
@@ -89,8 +85,8 @@ _Loader.add_implicit_resolver(
 
 def parse_document(text: str, source_name: str) -> Document:
     """Raises JobFileError: no YAML (with line and column), no or several documents."""
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = _single_document(_compose_all(loader), source_name)
         return _Reader(loader, source_name).read(node)
     except yaml.MarkedYAMLError as error:
@@ -102,8 +98,6 @@ def parse_document(text: str, source_name: str) -> Document:
         ) from None
     except RecursionError:
         raise JobFileError(f"{source_name}: not a job file: nested too deeply") from None
-    finally:
-        loader.dispose()
 
 
 def _compose_all(loader: _Loader) -> Iterator[yaml.Node]:

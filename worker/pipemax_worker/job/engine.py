@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipemax_worker.job.quantities import MAX_QUANTITY_BYTES, Quantity
+from pipemax_worker.job.quantities import PositiveQuantity
 from pipemax_worker.job.section import Section
 
 
@@ -40,7 +40,7 @@ class EngineSpec(Section):
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.92
     """Share of a GPU's memory for weights, buffers and KV together."""
 
-    device_kv_cache: Annotated[Quantity, Field(ge=1, le=MAX_QUANTITY_BYTES)] | None = None
+    device_kv_cache: PositiveQuantity | None = None
     """Bytes of KV in each stage's device tier. Absent: what `memoryFraction` leaves on a GPU, a
     fixed amount on a CPU."""
 

@@ -36,7 +36,7 @@ def _without(value: object, fields: frozenset[str]) -> object:
 
 
 class Metadata(Section):
-    """Name and labels. What the API server adds (generation, managedFields, ...) is passed over."""
+    """Name and labels. What the API server adds (generation, finalizers, ...) is passed over."""
 
     name: JobName
     """Name of the job, unique in its namespace. Names of pods and claims begin with it."""
@@ -69,10 +69,7 @@ class InferenceJob(Section):
     """Always InferenceJob."""
 
     metadata: Metadata
-    """Name and labels."""
-
     spec: InferenceJobSpec
-    """What to run."""
 
     @model_validator(mode="before")
     @classmethod

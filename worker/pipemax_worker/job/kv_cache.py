@@ -3,44 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
 
 from pydantic import Field
 
 from pipemax_worker.job.names import AbsolutePath, ObjectName
-from pipemax_worker.job.quantities import MAX_QUANTITY_BYTES, Quantity
+from pipemax_worker.job.quantities import PositiveQuantity, Quantity, format_quantity
 from pipemax_worker.job.section import BrokenRule, Section
 
 DEFAULT_HOST_BYTES = 4 * 2**30
 
 
 class PersistentVolumeClaimSpec(Section):
-    """An existing claim in the job's namespace."""
+    """An existing claim in the job's namespace, bound to a disk of the node."""
 
     claim_name: ObjectName
     """Name of the PersistentVolumeClaim."""
 
 
 class EmptyDirSpec(Section):
-    """A folder that lives as long as the pod: nothing is parked there when a pod is stopped."""
+    """A temporary folder, `emptyDir: {}`. It ends with the pod, so nothing is parked there."""
 
 
 class NvmeSpec(Section):
-    """Where the NVMe tier's files lie: exactly one of hostPath, persistentVolumeClaim, emptyDir."""
+    """Disk below the host memory, for KV that waits. Exactly one of hostPath,
+    persistentVolumeClaim and emptyDir says where. Absent: no such tier."""
 
     host_path: AbsolutePath | None = None
     """Folder on the node's own disk. Survives the pod: what it parked, the next one takes up."""
 
     persistent_volume_claim: PersistentVolumeClaimSpec | None = None
-    """A claim bound to a disk of the node."""
-
     empty_dir: EmptyDirSpec | None = None
-    """A temporary folder: `emptyDir: {}`."""
 
-    size: Annotated[Quantity, Field(ge=1, le=MAX_QUANTITY_BYTES)]
+    size: PositiveQuantity
     """Bytes for the KV of all stages of a node together, taken from the disk at the start."""
 
-    writes_per_day: Annotated[Quantity, Field(ge=1, le=MAX_QUANTITY_BYTES)] | None = None
+    writes_per_day: PositiveQuantity | None = None
     """Most bytes a node may write to this tier in a day, to spare the disk. Absent: no limit."""
 
     def broken_rules(self) -> Iterator[BrokenRule]:
@@ -60,11 +57,14 @@ class NvmeSpec(Section):
 class KvCacheSpec(Section):
     """The tiers below the device's own memory. What the device cannot hold moves down."""
 
-    host: Annotated[Quantity, Field(ge=0, le=MAX_QUANTITY_BYTES)] = DEFAULT_HOST_BYTES
-    """Bytes of host memory for the KV of all stages of a node together. 0: the device tier only."""
+    host: Quantity = Field(
+        default=DEFAULT_HOST_BYTES,
+        json_schema_extra={"default": format_quantity(DEFAULT_HOST_BYTES)},
+    )
+    """Bytes of host memory for the KV of all stages of a node together. 0: the device tier only,
+    and no NVMe, which is reached through host memory."""
 
     nvme: NvmeSpec | None = None
-    """Disk below the host memory, for KV that waits. Absent: no such tier."""
 
     def broken_rules(self) -> Iterator[BrokenRule]:
         if self.nvme is not None and self.host == 0:

@@ -30,7 +30,7 @@ class ModelSpec(Section):
     of `uri`."""
 
     aliases: Annotated[tuple[ModelName, ...], Field(strict=False, max_length=16)] = ()
-    """Further names that requests may give as `model`."""
+    """Further names that requests may give as `model`, each once."""
 
     cache_dir: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = None
     """Folder where models from a hub or an object store are kept. Absent: the hub's own cache

@@ -9,11 +9,12 @@ import re
 from decimal import ROUND_CEILING, Decimal
 from typing import Annotated
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from pipemax_worker.job.section import unexpected
 
 MAX_QUANTITY_BYTES = 2**63 - 1
+MAX_DURATION_SECONDS = 365 * 86_400
 
 _BINARY_SUFFIXES = {suffix: 1024**n for n, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), 1)}
 _DECIMAL_SUFFIXES = {suffix: 1000**n for n, suffix in enumerate(("k", "M", "G", "T", "P"), 1)}
@@ -60,11 +61,12 @@ def _quantity_words(value: object) -> str:
 
 def format_quantity(num_bytes: int) -> str:
     """The shortest exact form: ``200Gi``, ``500M`` or a plain number."""
-    for suffixes in (_BINARY_SUFFIXES, _DECIMAL_SUFFIXES):
-        for suffix, factor in reversed(suffixes.items()):
-            if num_bytes and num_bytes % factor == 0:
-                return f"{num_bytes // factor}{suffix}"
-    return str(num_bytes)
+    exact = (
+        f"{num_bytes // factor}{suffix}"
+        for suffix, factor in _SUFFIXES.items()
+        if num_bytes % factor == 0
+    )
+    return min(exact, key=len) if num_bytes else "0"
 
 
 def parse_duration(value: object) -> int:
@@ -87,27 +89,37 @@ def format_duration(seconds: int) -> str:
     return text or "0s"
 
 
-def _int_or_string(pattern: str) -> WithJsonSchema:
-    """What Kubernetes calls int-or-string: numbers pass, strings follow the pattern."""
+def _int_or_string(pattern: str, least: int, most: int) -> WithJsonSchema:
+    """What Kubernetes calls int-or-string: the bounds hold for numbers, the pattern for texts."""
     return WithJsonSchema(
         {
             "x-kubernetes-int-or-string": True,
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "pattern": pattern,
+            "minimum": least,
+            "maximum": most,
         }
     )
 
 
-# The schema's bounds would be bounds of the number of characters, so they stay with pydantic.
 Quantity = Annotated[
     int,
+    Field(ge=0, le=MAX_QUANTITY_BYTES),
     BeforeValidator(parse_quantity),
     PlainSerializer(format_quantity, return_type=str),
-    _int_or_string(QUANTITY_PATTERN),
+    _int_or_string(QUANTITY_PATTERN, 0, MAX_QUANTITY_BYTES),
+]
+PositiveQuantity = Annotated[
+    int,
+    Field(ge=1, le=MAX_QUANTITY_BYTES),
+    BeforeValidator(parse_quantity),
+    PlainSerializer(format_quantity, return_type=str),
+    _int_or_string(QUANTITY_PATTERN, 1, MAX_QUANTITY_BYTES),
 ]
 Duration = Annotated[
     int,
+    Field(ge=1, le=MAX_DURATION_SECONDS),
     BeforeValidator(parse_duration),
     PlainSerializer(format_duration, return_type=str),
-    _int_or_string(DURATION_PATTERN),
+    _int_or_string(DURATION_PATTERN, 1, MAX_DURATION_SECONDS),
 ]

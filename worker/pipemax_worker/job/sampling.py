@@ -44,7 +44,7 @@ class SamplingSpec(Section):
     """Most tokens to generate. Absent: until the model stops or its context is full."""
 
     min_tokens: Annotated[int, Field(ge=0, le=10_000_000)] = 0
-    """Do not stop before this many tokens."""
+    """Do not stop before this many tokens; at most `maxTokens`."""
 
     stop: Annotated[tuple[StopString, ...], Field(strict=False, max_length=16)] = ()
     """Texts that end the output; they are not part of it."""

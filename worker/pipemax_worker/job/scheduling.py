@@ -75,5 +75,3 @@ class CredentialsSpec(Section):
     """Access to object stores and hubs. Outside a cluster the environment's own is used."""
 
     secret_ref: SecretReference
-    """Secret whose keys become environment variables of the worker, such as AWS_ACCESS_KEY_ID,
-    AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL or HF_TOKEN."""

@@ -19,8 +19,6 @@ from pipemax_worker.job.section import BrokenRule, Section
 
 PlaceUris = Annotated[tuple[PlaceUri, ...], Field(strict=False, min_length=1, max_length=1024)]
 
-YEAR_SECONDS = 365 * 86_400
-
 
 class InputSpec(Section):
     """The requests: JSONL in the OpenAI Batch form, plain or `.gz`. Exactly one of uri, uris."""
@@ -72,33 +70,18 @@ class InferenceJobSpec(Section):
     """What to run. Only model, input and output are required."""
 
     model: ModelSpec
-    """The model to run."""
-
     input: InputSpec
-    """The requests."""
-
     output: OutputSpec
-    """Where the records go."""
-
     sampling: SamplingSpec = Field(default_factory=SamplingSpec)
-    """Defaults of how the next token is chosen."""
-
     parallelism: ParallelismSpec = Field(default_factory=ParallelismSpec)
-    """Nodes, and pipeline stages of each."""
-
     engine: EngineSpec = Field(default_factory=EngineSpec)
-    """How a node computes."""
-
     kv_cache: KvCacheSpec = Field(default_factory=KvCacheSpec)
-    """Host memory and disk below the device's memory."""
-
     error_policy: ErrorPolicySpec = Field(default_factory=ErrorPolicySpec)
-    """How many failed requests fail the job."""
 
     grace_period_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
     """Time to flush records and to park KV when the job is stopped."""
 
-    deadline: Annotated[Duration, Field(ge=1, le=YEAR_SECONDS)] | None = None
+    deadline: Duration | None = None
     """Longest time the job may run, such as `12h`; what is done by then is kept. Absent: none."""
 
     suspend: bool = False
@@ -112,10 +95,7 @@ class InferenceJobSpec(Section):
     same. Absent: only what lies at the job's own output."""
 
     credentials: CredentialsSpec | None = None
-    """Access to object stores and hubs."""
-
     scheduling: SchedulingSpec = Field(default_factory=SchedulingSpec)
-    """Which nodes, queue and priority the pods get."""
 
     image: ImageName | None = None
     """Image of the worker. Absent: the one that belongs to the operator."""
