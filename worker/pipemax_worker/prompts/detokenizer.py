@@ -14,7 +14,8 @@ class Detokenizer:
     Holds for decoders that treat tokens one by one, but for the text's first (byte-level BPE,
     SentencePiece with or without byte fallback). A character split over tokens is held back until
     it is whole; bytes that are no UTF-8 become U+FFFD, one for each sequence that breaks off, as
-    Unicode recommends. The work for a token does not depend on what came before it.
+    Unicode recommends. (With byte fallback the ``tokenizers`` library gives one for each byte of
+    such a run: the only difference.) The work for a token does not depend on what came before it.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -49,13 +50,13 @@ class StopStringChecker:
         self._tail_length = max((len(one) for one in self._stop), default=1) - 1
         self._tail = ""
         self._num_tokens = 0
-        self._num_characters = 0
-        self._cut: int | None = None
+        self._pieces: list[str] = []
+        self._found = False
 
     @property
-    def cut(self) -> int | None:
-        """Characters before the stop string that was found, or None."""
-        return self._cut
+    def text(self) -> str:
+        """The text so far, cut before the stop string once one is found."""
+        return "".join(self._pieces)
 
     def append(self, token_id: int) -> bool:
         """Take the next output token; True if the text now contains a stop string."""
@@ -63,31 +64,30 @@ class StopStringChecker:
         return self._search(self._detokenizer.append(token_id))
 
     def _search(self, new_text: str) -> bool:
-        if self._cut is not None or not new_text:
-            return self._cut is not None
+        if self._found or not new_text:
+            return self._found
         window = self._tail + new_text
-        if self._num_tokens >= self._min_tokens:
-            found = [self._find(window, one) for one in self._stop]
-            first = min((position for position in found if position >= 0), default=-1)
-            if first >= 0:
-                self._cut = self._num_characters - len(self._tail) + first
-        self._num_characters += len(new_text)
+        self._pieces.append(new_text)
         self._tail = window[max(0, len(window) - self._tail_length) :]
-        return self._cut is not None
-
-    def _find(self, window: str, stop: str) -> int:
-        """Where ``stop`` begins, ending in the new text: what ended before was judged before."""
-        return window.find(stop, max(0, len(self._tail) - len(stop) + 1))
+        if self._num_tokens < self._min_tokens:
+            return False
+        old_length = len(window) - len(new_text)
+        # a match ends in the new text: what ended before was judged before
+        starts = [window.find(one, max(0, old_length - len(one) + 1)) for one in self._stop]
+        first = min((start for start in starts if start >= 0), default=None)
+        if first is not None:
+            self._found = True
+            num_left = len(self.text) - len(window) + first
+            self._pieces = [self.text[:num_left]]
+        return self._found
 
 
 def decode_until_stop(
     tokenizer: Tokenizer, token_ids: Sequence[int], stop: Sequence[str], min_tokens: int = 0
 ) -> str:
     """The text of all tokens, cut before the first stop string."""
-    text = tokenizer.decode(list(token_ids))
-    if not stop:
-        return text
-    checker = StopStringChecker(tokenizer, stop, min_tokens)
-    if any(checker.append(token_id) for token_id in token_ids):
-        return text[: checker.cut]
-    return text
+    if stop:
+        checker = StopStringChecker(tokenizer, stop, min_tokens)
+        if any(checker.append(token_id) for token_id in token_ids):
+            return checker.text
+    return tokenizer.decode(list(token_ids))

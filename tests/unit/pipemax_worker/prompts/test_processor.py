@@ -183,3 +183,12 @@ def test_seeds(processor: PromptProcessor) -> None:
     assert not set(by_body) & set(seeds(TEXT | {"n": 3, "seed": 8}))
     assert all(0 <= seed < 2**64 for seed in by_key + by_body)
     assert by_key[0] == 1729311749489667299  # fixed for ever: resumed jobs rely on it
+
+
+def test_defaults_out_of_a_bodys_bounds_are_the_jobs_affair(
+    byte_level: Tokenizer, model_config: ModelConfig
+) -> None:
+    """The job's values are checked with the job; a line cannot be blamed for them."""
+    settings = PromptSettings("m", 50, (), SamplingDefaults(temperature=0.001))
+    processor = PromptProcessor(byte_level, model_config, settings)
+    assert processor.prepare(line_of(TEXT), KEY, 3).requests[0].sampling.temperature == 0.001
