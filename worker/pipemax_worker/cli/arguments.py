@@ -1,0 +1,28 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_job_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job_file", type=Path, metavar="FILE", help="the InferenceJob, as YAML")
+
+
+def add_mounts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mount",
+        action="append",
+        default=[],
+        type=_mount,
+        metavar="CLAIM=PATH",
+        help="where pvc://CLAIM/... is found on this machine (may be given several times)",
+    )
+
+
+def _mount(text: str) -> tuple[str, str]:
+    claim, separator, path = text.partition("=")
+    if not separator or not claim or not path:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected CLAIM=PATH, e.g. datasets=/mnt/data")
+    return claim, path

@@ -1,0 +1,44 @@
+"""`pipemax run FILE`: run a job on this machine, no cluster needed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from pipemax_worker.cli.arguments import add_job_file, add_mounts
+from pipemax_worker.runner.options import RunOptions
+from pipemax_worker.runner.run import run_job
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="run a job on this machine",
+        description="Runs an InferenceJob here: on its GPUs, or on the CPU where there is none. "
+        "A job that was stopped or killed goes on where it was; a finished one is left alone.",
+    )
+    add_job_file(parser)
+    add_mounts(parser)
+    parser.add_argument(
+        "--port",
+        type=int,
+        metavar="PORT",
+        help="serve /metrics, /progress and /healthz there (0: a free port; default: not at all)",
+    )
+    parser.add_argument(
+        "--address", default="127.0.0.1", help="address for --port (default: %(default)s)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print the summary alone")
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    run_options = RunOptions(
+        mounts=dict(options.mount),
+        port=options.port,
+        address=options.address,
+        quiet=options.quiet,
+    )
+    summary = run_job(options.job_file, run_options, sys.stderr)
+    print(summary)
+    return 0

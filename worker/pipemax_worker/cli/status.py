@@ -1,0 +1,56 @@
+"""`pipemax status FILE`: how far a job came, from its output location alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import msgspec
+
+from pipemax_worker.cli.arguments import add_job_file, add_mounts
+from pipemax_worker.dataset.places import open_store
+from pipemax_worker.dataset.progress import LedgerProgress, read_progress
+from pipemax_worker.job.load import load_job
+from pipemax_worker.runner.places import resolve_output
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "status",
+        help="show how far a job is: running, stopped, killed or finished",
+        description="Reads the ledger in the job's output location; the job need not be running.",
+    )
+    add_job_file(parser)
+    add_mounts(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(command=status)
+
+
+def status(options: argparse.Namespace) -> int:
+    job = load_job(options.job_file)
+    place = resolve_output(job, options.job_file, dict(options.mount))
+    progress = read_progress(open_store(place))
+    if options.json:
+        body = msgspec.to_builtins(progress)
+        print(json.dumps({"job": job.metadata.name, "output": place, **body}))
+    else:
+        print(describe_progress(job.metadata.name, place, progress))
+    return 0
+
+
+def describe_progress(job_name: str, place: str, progress: LedgerProgress) -> str:
+    """A few lines for a person."""
+    counts = progress.counts
+    phase = "finished" if progress.is_finished else "not finished"
+    total = progress.estimated_num_requests
+    of_total = "" if progress.is_finished or total is None else f" of about {total}"
+    return "\n".join(
+        [
+            f"{job_name}: {phase}, started {progress.created_at}",
+            f"  requests  {counts.num_records}{of_total} have a record: "
+            f"{counts.completed} succeeded, {counts.failed} failed",
+            f"  ranges    {progress.num_done_ranges} of {progress.num_ranges} done",
+            f"  tokens    {counts.prompt_tokens} prompt, {counts.completion_tokens} generated",
+            f"  results   {place}",
+        ]
+    )

@@ -1,0 +1,116 @@
+"""Turns finished requests and refused lines into records, and closes ranges when they are done."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pipemax_worker.contract.request import FinishedRequest
+from pipemax_worker.dataset.ledger import Ledger
+from pipemax_worker.dataset.line_numbers import LineNumbers
+from pipemax_worker.dataset.reader import Line
+from pipemax_worker.dataset.records import RecordCounts
+from pipemax_worker.errors import RequestError
+from pipemax_worker.prompts.line import read_custom_id
+from pipemax_worker.prompts.processor import PreparedLine
+from pipemax_worker.prompts.response import build_error_record, build_response
+from pipemax_worker.runner.range_work import PendingLine, RangeWork
+
+
+class Collector:
+    """The one writer of records. A choice that finishes waits here for its siblings.
+
+    counts          of this run; earlier runs' records are in ``num_found``.
+    failed_reasons  error code -> how many records carry it, of this run.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._line_numbers = LineNumbers()
+        self._open: dict[int, RangeWork] = {}
+        self._work_of_file: dict[str, list[RangeWork]] = {}
+        self.num_succeeded = 0
+        self.num_found = 0
+        self.counts_found = RecordCounts()
+        self.failed_reasons: Counter[str] = Counter()
+        self.bytes_done = 0
+
+    @property
+    def num_failed(self) -> int:
+        return sum(self.failed_reasons.values())
+
+    @property
+    def num_pending(self) -> int:
+        """Lines whose requests are in the engine."""
+        return sum(len(work.pending) for work in self._open.values())
+
+    def open(self, work: RangeWork) -> None:
+        self._open[work.input_range.index] = work
+        self._work_of_file.setdefault(work.input_range.file.name, []).append(work)
+        self.num_found += len(work.writer.recorded)
+        self.counts_found += work.writer.counts
+
+    def expect(self, work: RangeWork, line: Line, prepared: PreparedLine) -> None:
+        """``line``'s requests are about to be given to the engine."""
+        work.pending[line.key] = PendingLine(line, prepared)
+
+    def add_failed(self, work: RangeWork, line: Line, error: RequestError) -> None:
+        """A line that cannot become a request gets its error record. Raises OutputError."""
+        number = self._line_numbers.number_of(line, work.input_range)
+        custom_id = read_custom_id(line.data)
+        record = build_error_record(line.key, number, custom_id, error)
+        self.failed_reasons[error.code] += 1
+        work.record(line, record)
+
+    def add_finished(self, finished: Sequence[FinishedRequest]) -> None:
+        """Records for the lines whose choices have all finished. Raises OutputError."""
+        for one in finished:
+            found = self._find(one)
+            if found is None:
+                continue  # its range was lost to a newer attempt
+            work, pending = found
+            pending.finished.append(one)
+            if pending.is_complete:
+                del work.pending[one.key]
+                self._record(work, pending)
+
+    def flush(self, everything: bool = False) -> None:
+        """Write what is due, close complete ranges, forget lost ones. Raises OutputError."""
+        for work in list(self._open.values()):
+            if everything or work.is_complete:
+                work.writer.flush()
+            else:
+                work.writer.flush_if_due()
+            if work.writer.is_lost:
+                self._forget(work)
+            elif work.is_complete:
+                self._ledger.finish(work.writer.summary(work.num_lines))
+                self.bytes_done += work.input_range.size_bytes
+                self._forget(work)
+
+    @property
+    def bytes_in_progress(self) -> int:
+        """Bytes of lines that have a record, in ranges that are not done."""
+        return sum(work.bytes_done for work in self._open.values())
+
+    def _find(self, finished: FinishedRequest) -> tuple[RangeWork, PendingLine] | None:
+        for work in self._work_of_file.get(finished.key.file, ()):
+            if (pending := work.pending.get(finished.key)) is not None:
+                return work, pending
+        return None
+
+    def _record(self, work: RangeWork, pending: PendingLine) -> None:
+        record: dict[str, Any] = build_response(
+            pending.prepared, pending.finished, created=int(time.time())
+        )
+        if record["error"] is None:
+            self.num_succeeded += 1
+        else:
+            self.failed_reasons[record["error"]["code"]] += 1
+        work.record(pending.line, record)
+
+    def _forget(self, work: RangeWork) -> None:
+        del self._open[work.input_range.index]
+        self._work_of_file[work.input_range.file.name].remove(work)

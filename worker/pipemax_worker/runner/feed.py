@@ -1,0 +1,117 @@
+"""Reads ranges in order and keeps the engine's waiting queue filled: memory stays bounded."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pipemax_worker.contract.clock import Clock
+from pipemax_worker.contract.request import Request, StopChecker
+from pipemax_worker.dataset.ledger import Ledger
+from pipemax_worker.dataset.object_store import ObjectStore
+from pipemax_worker.dataset.ranges import InputRange
+from pipemax_worker.dataset.reader import MAX_LINE_BYTES, Line
+from pipemax_worker.dataset.segments import SegmentWriter
+from pipemax_worker.errors import RequestError
+from pipemax_worker.prompts.line import read_custom_id
+from pipemax_worker.prompts.processor import PreparedLine, PromptProcessor
+from pipemax_worker.runner.collector import Collector
+from pipemax_worker.runner.range_work import RangeWork
+
+
+class RequestSink(Protocol):
+    """The side of the engine that takes requests."""
+
+    @property
+    def num_waiting(self) -> int: ...
+
+    def check_request(self, request: Request) -> None:
+        """Raises RequestError if ``request`` can never run."""
+
+    def add_request(self, request: Request, stop_checker: StopChecker | None) -> None: ...
+
+
+class RequestFeed:
+    """Claims one range after the other and turns its lines into requests.
+
+    ``look_ahead`` bounds the requests that wait in the engine, and with them what was read.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        ledger: Ledger,
+        processor: PromptProcessor,
+        collector: Collector,
+        clock: Clock,
+        worker: str,
+        look_ahead: int,
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._processor = processor
+        self._collector = collector
+        self._clock = clock
+        self._worker = worker
+        self._look_ahead = look_ahead
+        done = ledger.done_ranges()
+        self._ranges = iter(r for r in ledger.ranges if r.index not in done)
+        self._work: RangeWork | None = None
+        self.is_exhausted = False
+
+    def fill(self, sink: RequestSink) -> None:
+        """Read on until enough requests wait. Raises InputError, OutputError."""
+        while not self.is_exhausted and sink.num_waiting < self._look_ahead:
+            work = self._current_work()
+            if work is None:
+                self.is_exhausted = True
+            elif (line := work.next_line()) is None or work.writer.is_lost:
+                self._work = None
+            else:
+                self._take(work, line, sink)
+
+    def _current_work(self) -> RangeWork | None:
+        if self._work is None:
+            input_range = next(self._ranges, None)
+            if input_range is not None:
+                self._work = self._begin(input_range)
+        return self._work
+
+    def _begin(self, input_range: InputRange) -> RangeWork:
+        attempt = self._ledger.claim(input_range.index, self._worker)
+        writer = SegmentWriter.open(self._store, input_range.index, attempt, self._clock)
+        work = RangeWork(input_range, writer)
+        self._collector.open(work)
+        return work
+
+    def _take(self, work: RangeWork, line: Line, sink: RequestSink) -> None:
+        number = line.line_number_in_range if work.input_range.start == 0 else None
+        try:
+            # Before anything else, and also for lines that have a record: whether a later line
+            # repeats this id must not depend on what an earlier attempt has done.
+            self._check_id(work, line, number)
+            if work.has_record(line):
+                return
+            prepared = self._prepare(line, number, sink)
+        except RequestError as error:
+            if not work.has_record(line):
+                self._collector.add_failed(work, line, error)
+            return
+        self._collector.expect(work, line, prepared)
+        for choice, request in enumerate(prepared.requests):
+            sink.add_request(request, prepared.stop_checker(choice))
+
+    def _prepare(self, line: Line, number: int | None, sink: RequestSink) -> PreparedLine:
+        if line.is_too_long:
+            raise RequestError(
+                "line_too_long", f"the line is longer than {MAX_LINE_BYTES} bytes; shorten it"
+            )
+        # Normal records do without a line number: it would need a pass over the file.
+        prepared = self._processor.prepare(line.data, line.key, number)
+        sink.check_request(prepared.requests[0])
+        return prepared
+
+    @staticmethod
+    def _check_id(work: RangeWork, line: Line, number: int | None) -> None:
+        custom_id = read_custom_id(line.data)
+        if custom_id is not None:
+            work.duplicates.add(custom_id, line.key, number)

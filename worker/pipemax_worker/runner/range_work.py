@@ -1,0 +1,65 @@
+"""One claimed range on its way: its lines still to read, its requests in flight, its chain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipemax_worker.contract.request import FinishedRequest, RecordKey
+from pipemax_worker.dataset.ranges import InputRange
+from pipemax_worker.dataset.reader import Line, RangeReader
+from pipemax_worker.dataset.segments import SegmentWriter
+from pipemax_worker.prompts.line import DuplicateIds
+from pipemax_worker.prompts.processor import PreparedLine
+
+
+@dataclass
+class PendingLine:
+    """A line in the engine: what it asked for, and the choices that have finished."""
+
+    line: Line
+    prepared: PreparedLine
+    finished: list[FinishedRequest] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.finished) == len(self.prepared.requests)
+
+
+class RangeWork:
+    """``num_lines`` counts what was read so far; the range is finished when all of it was read,
+    nothing is pending, and the chain covers every line."""
+
+    def __init__(self, input_range: InputRange, writer: SegmentWriter) -> None:
+        self.input_range = input_range
+        self.writer = writer
+        self.duplicates = DuplicateIds()
+        self.pending: dict[RecordKey, PendingLine] = {}
+        self.num_lines = 0
+        self.bytes_done = 0
+        self.is_read = False
+        self._lines: Iterator[Line] = iter(RangeReader(input_range))
+
+    def next_line(self) -> Line | None:
+        """The next line of the range; None once it is read. Raises InputError."""
+        line = next(self._lines, None)
+        if line is None:
+            self.is_read = True
+            return None
+        self.num_lines += 1
+        return line
+
+    def has_record(self, line: Line) -> bool:
+        """Whether an earlier attempt has left a record for ``line``."""
+        return line.key.offset in self.writer.recorded
+
+    def record(self, line: Line, record: dict[str, Any]) -> None:
+        """Hand a line's record to the chain. Raises OutputError."""
+        self.bytes_done += len(line.data) + 1
+        self.writer.append(record)
+
+    @property
+    def is_complete(self) -> bool:
+        """All lines are read and have a record, though perhaps not yet a written one."""
+        return self.is_read and not self.pending
