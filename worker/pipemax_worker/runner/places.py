@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipemax_worker.errors import JobFileError, ModelNotFoundError
+from pipemax_worker.errors import ModelNotFoundError
 from pipemax_worker.job.inference_job import InferenceJob
 from pipemax_worker.job.resolve import HubId, resolve_model, resolve_nvme, resolve_place
 
@@ -52,13 +52,3 @@ def _model_folder(uri: str, base: Path, mounts: Mapping[str, str]) -> Path:
     if not found.is_dir():
         raise ModelNotFoundError(f"spec.model.uri: {found}: no such folder; check model.uri")
     return found
-
-
-def model_name(job: InferenceJob) -> str:
-    """The name that requests may give as ``model``: the spec's, or the last part of its place."""
-    name = job.spec.model.name
-    if name is None:
-        name = job.spec.model.uri.rstrip("/").rsplit("/", 1)[-1]
-    if not name:
-        raise JobFileError(f"spec.model.uri: {job.spec.model.uri!r} has no last part; set name")
-    return name

@@ -18,7 +18,7 @@ from pipemax_worker.job.load import load_job
 from pipemax_worker.prompts.processor import PromptProcessor
 from pipemax_worker.prompts.settings import PromptSettings, SamplingDefaults
 from pipemax_worker.prompts.tokenizer import load_tokenizer
-from pipemax_worker.runner.places import Places, model_name, resolve_places
+from pipemax_worker.runner.places import Places, resolve_places
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def build_processor(prepared: PreparedJob) -> PromptProcessor:
     """Raises ModelNotFoundError where the tokenizer is missing or broken."""
     job = prepared.job
     settings = PromptSettings(
-        model_name=model_name(job),
-        aliases=tuple(job.spec.model.aliases),
+        model_name=job.spec.model.names[0],
+        aliases=job.spec.model.names[1:],
         max_model_tokens=prepared.model_config.max_position_embeddings,
         defaults=_sampling_defaults(job),
     )
@@ -83,8 +83,7 @@ def fingerprint_of(prepared: PreparedJob) -> Fingerprint:
     spec = prepared.job.spec
     parameters = {
         "sampling": spec.sampling.model_dump(mode="json", by_alias=True),
-        "modelName": model_name(prepared.job),
-        "modelAliases": list(spec.model.aliases),
+        "modelNames": list(spec.model.names),
         "dtype": spec.model.dtype,
         "kvDtype": spec.engine.kv_dtype,
     }
