@@ -22,7 +22,7 @@ class Row:
     """What one request reads and writes: per block its slot and the values it must hold after."""
 
     device_slots: bytes
-    expected: tuple[tuple[int, ...], ...]
+    expected: list[tuple[int, ...]]
     num_computed_tokens: int
 
 
@@ -35,7 +35,7 @@ class Message:
 
 
 class FakeStage:
-    """One stage: its own bytes, its own pace. ``failing`` holds (job id, position) that go wrong."""
+    """One stage: its own bytes, its own pace. ``failing``: the (job id, position) that go wrong."""
 
     def __init__(self, num_slots: dict[Tier, int], block_tokens: int) -> None:
         self.memory = {tier: [dict(GARBAGE) for _ in range(n)] for tier, n in num_slots.items()}
