@@ -1,0 +1,178 @@
+"""The ledger says what the job is, refuses another one, and knows what is done."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from kit.store import MemoryStore
+from pipemax_worker.dataset.fingerprint import Fingerprint, build_fingerprint
+from pipemax_worker.dataset.inputs import InputFile
+from pipemax_worker.dataset.ledger import JOB_KEY, Ledger
+from pipemax_worker.dataset.local_store import LocalStore
+from pipemax_worker.dataset.object_store import ObjectStore
+from pipemax_worker.dataset.records import Attempt, RecordCounts
+from pipemax_worker.dataset.segments import RangeSummary, segment_key
+from pipemax_worker.errors import InputNotFoundError, LedgerMismatchError, OutputError
+
+FILES = (InputFile("a.jsonl", 250, "hash-a", "/in/a.jsonl"), InputFile("b.jsonl", 50, "hash-b"))
+
+
+def _fingerprint(temperature: float = 0.0) -> Fingerprint:
+    return build_fingerprint(model={"config": "c"}, parameters={"temperature": temperature})
+
+
+def _open(
+    store: ObjectStore, files: tuple[InputFile, ...] = FILES, range_bytes: int = 100
+) -> Ledger:
+    return Ledger.open_or_create(store, files, _fingerprint(), range_bytes)
+
+
+def _summary(range_index: int, completed: int = 1) -> RangeSummary:
+    return RangeSummary(range_index, RecordCounts(completed), ())
+
+
+def test_the_first_worker_fixes_the_job() -> None:
+    store = MemoryStore()
+    first = _open(store)
+    second = _open(store, range_bytes=10)
+    assert second.job == first.job
+    assert len(second.ranges) == 4
+    assert second.ranges[0].file.path == "/in/a.jsonl"
+    written = json.loads(store.get(JOB_KEY))
+    assert written["range_bytes"] == 100
+    assert [file["name"] for file in written["inputs"]] == ["a.jsonl", "b.jsonl"]
+    assert "path" not in written["inputs"][0]
+    assert written["fingerprint"]["parameters"] == {"temperature": 0.0}
+
+
+def test_the_order_of_files_does_not_matter() -> None:
+    store = MemoryStore()
+    assert [r.file.name for r in _open(store).ranges] == [
+        r.file.name for r in _open(store, FILES[::-1]).ranges
+    ]
+
+
+def test_workers_that_start_together_agree(tmp_path: Path) -> None:
+    jobs = []
+    barrier = threading.Barrier(6)
+
+    def start(range_bytes: int) -> None:
+        barrier.wait()
+        jobs.append(_open(LocalStore(tmp_path), range_bytes=range_bytes).job)
+
+    threads = [threading.Thread(target=start, args=(100 + number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(jobs) == 6
+    assert len({job.range_bytes for job in jobs}) == 1
+
+
+def test_a_changed_parameter_is_refused_by_name() -> None:
+    store = MemoryStore()
+    _open(store)
+    with pytest.raises(LedgerMismatchError, match=r"parameters.temperature: was 0.0, is 0.7"):
+        Ledger.open_or_create(store, FILES, _fingerprint(0.7), 100)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ((FILES[0],), r"input b\.jsonl: was .*, is not set"),
+        ((*FILES, InputFile("c.jsonl", 1, "h")), r"input c\.jsonl: was not set, is"),
+        ((FILES[0], InputFile("b.jsonl", 51, "h")), r"b\.jsonl.size_bytes: was 50, is 51"),
+        ((FILES[0], InputFile("b.jsonl", 50, "h")), r'b\.jsonl.content_hash: was "hash-b", is "h"'),
+    ],
+)
+def test_a_changed_input_is_refused_by_name(files: tuple[InputFile, ...], message: str) -> None:
+    store = MemoryStore()
+    _open(store)
+    with pytest.raises(LedgerMismatchError, match=message):
+        _open(store, files)
+
+
+def test_a_moved_or_touched_input_is_the_same() -> None:
+    store = MemoryStore()
+    _open(store)
+    _open(store, (InputFile("a.jsonl", 250, "hash-a", "/elsewhere/a.jsonl", 99), FILES[1]))
+
+
+def test_a_ledger_of_another_version_is_refused() -> None:
+    store = MemoryStore()
+    _open(store)
+    job = {**json.loads(store.get(JOB_KEY)), "version": 99}
+    store.put(JOB_KEY, json.dumps(job).encode())
+    with pytest.raises(LedgerMismatchError, match="ledger version: was 99, is 1"):
+        _open(store)
+    with pytest.raises(LedgerMismatchError, match="version 99"):
+        Ledger.load(store)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"version": 1}'])
+def test_a_damaged_ledger_is_named(damage: bytes) -> None:
+    store = MemoryStore()
+    store.put(JOB_KEY, damage)
+    with pytest.raises(OutputError, match=r"ledger/job\.json cannot be read"):
+        _open(store)
+
+
+def test_results_without_a_ledger_are_nobodys() -> None:
+    store = MemoryStore()
+    store.put(segment_key(0, 0), b"")
+    with pytest.raises(LedgerMismatchError, match=r"holds records but ledger/job\.json is missing"):
+        _open(store)
+    assert not store.exists(JOB_KEY)
+
+
+def test_load_needs_no_input_and_no_fingerprint() -> None:
+    store = MemoryStore()
+    created = _open(store)
+    loaded = Ledger.load(store)
+    assert loaded.job == created.job
+    assert len(loaded.ranges) == 4
+    with pytest.raises(InputNotFoundError, match="no job was started here"):
+        Ledger.load(MemoryStore())
+
+
+def test_each_claim_is_newer_than_the_last() -> None:
+    ledger = _open(MemoryStore())
+    assert ledger.read_claim(2) is None
+    assert ledger.claim(2, "worker-z") == Attempt(1, "worker-z")
+    assert ledger.claim(2, "worker-a") == Attempt(2, "worker-a")
+    assert ledger.claim(3, "worker-a") == Attempt(1, "worker-a")
+    claim = ledger.read_claim(2)
+    assert claim is not None
+    assert claim.attempt == Attempt(2, "worker-a")
+
+
+def test_a_damaged_claim_is_as_good_as_none() -> None:
+    store = MemoryStore()
+    ledger = _open(store)
+    ledger.claim(0, "a")
+    store.put("ledger/claims/00000000", b"garbage")
+    assert ledger.claim(0, "b") == Attempt(1, "b")
+
+
+def test_the_job_is_finished_when_all_ranges_are_done() -> None:
+    store = MemoryStore()
+    ledger = _open(store)
+    ledger.claim(3, "a")
+    for range_index in (3, 0, 2):
+        ledger.finish(_summary(range_index))
+    assert ledger.done_ranges() == {0, 2, 3}
+    assert not ledger.is_finished
+    assert ledger.read_claim(3) is None
+    ledger.finish(_summary(1))
+    assert ledger.is_finished
+    assert [summary.range_index for summary in ledger.summaries()] == [0, 1, 2, 3]
+
+
+def test_who_finishes_first_is_believed() -> None:
+    ledger = _open(MemoryStore())
+    ledger.finish(_summary(0, completed=5))
+    ledger.finish(_summary(0, completed=6))
+    assert [summary.counts.completed for summary in ledger.summaries()] == [5]

@@ -1,0 +1,57 @@
+"""What identifies a model folder, whatever its path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pipemax_worker.dataset.model_identity import describe_model
+from pipemax_worker.errors import ModelNotFoundError
+
+
+def _make_model(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"hidden_size": 8}')
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "model-2.safetensors").write_bytes(b"12345")
+    (folder / "model-1.safetensors").write_bytes(b"123")
+    (folder / "README.md").write_text("hello")
+    return folder
+
+
+def test_the_same_model_elsewhere_is_the_same(tmp_path: Path) -> None:
+    one = describe_model(_make_model(tmp_path / "one"))
+    assert one == describe_model(_make_model(tmp_path / "other"))
+    assert one["weights"] == {"model-1.safetensors": 3, "model-2.safetensors": 5}
+    assert set(one["files"]) == {"config.json", "tokenizer.json"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", '{"hidden_size": 9}'),
+        ("model-1.safetensors", "1234"),
+        ("model-3.safetensors", ""),
+        ("chat_template.jinja", "{{ messages }}"),
+    ],
+)
+def test_what_changes_the_text_changes_the_identity(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    folder = _make_model(tmp_path / "model")
+    before = describe_model(folder)
+    (folder / name).write_text(content)
+    assert describe_model(folder) != before
+
+
+def test_a_model_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _make_model(tmp_path / "model")
+
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ModelNotFoundError, match="Permission denied"):
+        describe_model(folder)
