@@ -1,0 +1,97 @@
+"""One decoder layer: attention and a gated MLP, each behind an RMSNorm and a residual.
+
+The four model families differ in biases, QK norm and sliding window alone, and all of these are
+read from :class:`ModelConfig`; so there is one layer for all.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.stage.model.checkpoint import Checkpoint
+from pipemax_worker.stage.model.kernels import AttentionShape, Kernels, QKNorm
+from pipemax_worker.stage.model.linear import Linear
+
+
+class DecoderLayer:
+    """Layer ``index`` of the model. Reads its weights from the checkpoint when built."""
+
+    def __init__(self, config: ModelConfig, checkpoint: Checkpoint, index: int) -> None:
+        self._eps = config.rms_norm_eps
+        self._shape = AttentionShape(
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+            config.sliding_windows[index],
+        )
+        prefix = f"model.layers.{index}."
+        hidden = config.hidden_size
+        self._attention_norm = checkpoint.read(prefix + "input_layernorm.weight", hidden)
+        self._mlp_norm = checkpoint.read(prefix + "post_attention_layernorm.weight", hidden)
+        self._qk_norm = _read_qk_norm(config, checkpoint, prefix + "self_attn.")
+        self._qkv = _read_qkv(config, checkpoint, prefix + "self_attn.")
+        self._output = _read_linear(
+            checkpoint,
+            {prefix + "self_attn.o_proj": hidden},
+            config.num_attention_heads * config.head_dim,
+            config.has_output_bias,
+        )
+        gate_and_up = (prefix + "mlp.gate_proj", prefix + "mlp.up_proj")
+        width = config.intermediate_size
+        self._gate_up = _read_linear(
+            checkpoint, dict.fromkeys(gate_and_up, width), hidden, config.has_mlp_bias
+        )
+        self._down = _read_linear(
+            checkpoint, {prefix + "mlp.down_proj": hidden}, width, config.has_mlp_bias
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        matrices = (self._qkv, self._output, self._gate_up, self._down)
+        norms = [self._attention_norm, self._mlp_norm]
+        if self._qk_norm is not None:
+            norms += [self._qk_norm.query, self._qk_norm.key]
+        return sum(matrix.weight_bytes for matrix in matrices) + sum(norm.nbytes for norm in norms)
+
+    def __call__(self, hidden: torch.Tensor, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        """``hidden`` [num_tokens, hidden] -> the same shape. Appends the new tokens' keys and
+        values to ``kv`` [num_slots, 2, block_tokens, num_kv_heads, head_dim], then attends."""
+        normed = kernels.rms_norm(hidden, self._attention_norm, self._eps)
+        qkv = self._qkv(normed)  # [num_tokens, (num_heads + 2 num_kv_heads) head_dim]
+        kernels.rotate_and_append(qkv, self._qk_norm, kv, self._shape)
+        attended = kernels.attention(qkv, kv, self._shape)
+        hidden = self._output(attended, residual=hidden)
+        normed = kernels.rms_norm(hidden, self._mlp_norm, self._eps)
+        activated = kernels.silu_and_multiply(self._gate_up(normed))
+        return self._down(activated, residual=hidden)
+
+
+def _read_linear(
+    checkpoint: Checkpoint, rows: dict[str, int], columns: int, has_bias: bool
+) -> Linear:
+    """One matrix made of the named projections, one below the other."""
+    weight = checkpoint.read_stacked({name + ".weight": n for name, n in rows.items()}, columns)
+    bias = None
+    if has_bias:
+        bias = checkpoint.read_stacked({name + ".bias": n for name, n in rows.items()})
+    return Linear(weight, bias)
+
+
+def _read_qkv(config: ModelConfig, checkpoint: Checkpoint, prefix: str) -> Linear:
+    num_query_rows = config.num_attention_heads * config.head_dim
+    num_kv_rows = config.num_key_value_heads * config.head_dim
+    rows = {
+        prefix + "q_proj": num_query_rows,
+        prefix + "k_proj": num_kv_rows,
+        prefix + "v_proj": num_kv_rows,
+    }
+    return _read_linear(checkpoint, rows, config.hidden_size, config.has_qkv_bias)
+
+
+def _read_qk_norm(config: ModelConfig, checkpoint: Checkpoint, prefix: str) -> QKNorm | None:
+    if not config.has_qk_norm:
+        return None
+    query = checkpoint.read(prefix + "q_norm.weight", config.head_dim)
+    key = checkpoint.read(prefix + "k_norm.weight", config.head_dim)
+    return QKNorm(query, key, config.rms_norm_eps)

@@ -1,0 +1,131 @@
+"""One stage's share of a model: its layers, the embedding on the first, the LM head on the last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.errors import InvariantError
+from pipemax_worker.stage.batch import Batch
+from pipemax_worker.stage.model.checkpoint import Checkpoint
+from pipemax_worker.stage.model.kernels import Kernels
+from pipemax_worker.stage.model.layer import DecoderLayer
+from pipemax_worker.stage.model.linear import Linear
+from pipemax_worker.stage.model.native.kernels import NativeBackend
+from pipemax_worker.stage.model.rope import RotaryEmbedding
+from pipemax_worker.stage.model.torch_kernels import TorchKernels
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+class StageModel:
+    """Layers ``first_layer`` to ``first_layer + num_layers`` of the model in ``folder``.
+
+    Reads from disk the tensors of its own layers, plus the embedding if ``is_first`` and the final
+    norm and LM head if ``is_last`` (the embedding's tensor, if the two are tied). Weights and
+    activations are ``dtype``; norms, RoPE angles and logits are computed in float32.
+
+    Raises ModelNotFoundError (missing shard or tensor) and UnsupportedModelError (wrong shape).
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        folder: Path,
+        first_layer: int,
+        num_layers: int,
+        is_first: bool,
+        is_last: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        checkpoint = Checkpoint(folder, device, dtype)
+        self._embedding = _read_embedding(config, checkpoint) if is_first else None
+        self._layers = [
+            DecoderLayer(config, checkpoint, first_layer + index) for index in range(num_layers)
+        ]
+        self._head = LMHead(config, checkpoint, self._embedding) if is_last else None
+        self._rope = RotaryEmbedding(config, device, dtype)
+        self._native = NativeBackend.create(config, device, dtype)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights on the device."""
+        total = sum(layer.weight_bytes for layer in self._layers)
+        if self._embedding is not None:
+            total += self._embedding.nbytes
+        return total + (0 if self._head is None else self._head.weight_bytes)
+
+    @torch.inference_mode()
+    def forward(
+        self, hidden_or_token_ids: torch.Tensor, batch: Batch, kv: torch.Tensor
+    ) -> torch.Tensor:
+        """Run one micro-batch; appends its keys and values to ``kv``.
+
+        ``hidden_or_token_ids``: token ids [num_tokens] on the first stage, else the previous
+        stage's result [num_tokens, hidden]. ``kv``: [num_slots, num_layers, 2, block_tokens,
+        num_kv_heads, head_dim] of any KV dtype. Returns hidden [num_tokens, hidden]; on the last
+        stage logits [num_sampled, vocab] float32, for ``batch.sample_rows`` alone.
+
+        Raises InvariantError if the batch does not fit the input or ``kv``.
+        """
+        _check(hidden_or_token_ids, batch, kv)
+        hidden = hidden_or_token_ids
+        if self._embedding is not None:
+            hidden = F.embedding(hidden_or_token_ids, self._embedding)
+        kernels = self._kernels(batch, kv)
+        for index, layer in enumerate(self._layers):
+            hidden = layer(hidden, kv[:, index], kernels)
+        return hidden if self._head is None else self._head(hidden, batch.sample_rows, kernels)
+
+    def _kernels(self, batch: Batch, kv: torch.Tensor) -> Kernels:
+        cos, sin = self._rope(batch.positions)
+        if self._native is not None and self._native.supports(kv):
+            return self._native.begin(batch, cos, sin)
+        return TorchKernels(batch, cos, sin)
+
+
+class LMHead:
+    """The final norm and the projection to the vocabulary, for the rows that are sampled."""
+
+    def __init__(
+        self, config: ModelConfig, checkpoint: Checkpoint, embedding: torch.Tensor | None
+    ) -> None:
+        """``embedding``: this stage's, if it has one; a tied head on a GPU shares its memory."""
+        self._eps = config.rms_norm_eps
+        self._norm = checkpoint.read("model.norm.weight", config.hidden_size)
+        shape = (config.vocab_size, config.hidden_size)
+        self.weight_bytes = self._norm.nbytes
+        if config.tie_word_embeddings and embedding is not None:
+            self._projection = Linear(embedding, None)
+            shares_memory = self._projection.shares(embedding)
+            self.weight_bytes += 0 if shares_memory else self._projection.weight_bytes
+        else:
+            name = EMBEDDING if config.tie_word_embeddings else "lm_head.weight"
+            self._projection = Linear(checkpoint.read(name, *shape), None)
+            self.weight_bytes += self._projection.weight_bytes
+
+    def __call__(self, hidden: torch.Tensor, rows: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        normed = kernels.rms_norm(hidden[rows], self._norm, self._eps)
+        return self._projection(normed).float()  # [num_sampled, vocab]
+
+
+def _read_embedding(config: ModelConfig, checkpoint: Checkpoint) -> torch.Tensor:
+    return checkpoint.read(EMBEDDING, config.vocab_size, config.hidden_size)
+
+
+def _check(hidden_or_token_ids: torch.Tensor, batch: Batch, kv: torch.Tensor) -> None:
+    if hidden_or_token_ids.shape[0] != batch.num_tokens:
+        raise InvariantError(
+            f"the batch has {batch.num_tokens} tokens, its input has "
+            f"{hidden_or_token_ids.shape[0]} rows"
+        )
+    lowest, highest = int(batch.host.block_tables.min()), int(batch.host.block_tables.max())
+    if lowest < 0 or highest >= kv.shape[0] or batch.block_tokens != kv.shape[3]:
+        raise InvariantError(
+            f"block tables name slots {lowest} to {highest} of {batch.block_tokens} tokens, the "
+            f"device tier has {kv.shape[0]} slots of {kv.shape[3]} tokens"
+        )
