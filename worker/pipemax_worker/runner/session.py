@@ -1,0 +1,125 @@
+"""A running engine with its pipeline: from settings to `Engine`, and its orderly end."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipemax_worker.contract.clock import Clock, MonotonicClock
+from pipemax_worker.contract.geometry import KV_DTYPE_BYTES, KVGeometry, Tier
+from pipemax_worker.contract.messages import StageReady
+from pipemax_worker.contract.statistics import StepRecord
+from pipemax_worker.engine.config import SchedulerConfig
+from pipemax_worker.engine.engine import Engine
+from pipemax_worker.engine.policies import build_policy
+from pipemax_worker.engine.scheduler import Scheduler
+from pipemax_worker.errors import KVTierError
+from pipemax_worker.kvcache.block_manager import BlockManager
+from pipemax_worker.performance.hardware import profile_for_device
+from pipemax_worker.performance.link import LinkEstimator
+from pipemax_worker.performance.roofline import RooflineEstimator, StageCost
+from pipemax_worker.pipeline.executor import PipelineExecutor
+from pipemax_worker.pipeline.gpus import gpu_memory_bytes
+from pipemax_worker.pipeline.settings import (
+    PipelineSettings,
+    build_geometry,
+    build_stage_configs,
+    weight_bytes,
+)
+from pipemax_worker.runner.sizing import SessionSettings
+
+COLLECT_TIMEOUT_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Session:
+    """``stages`` are what the stages said when they were ready."""
+
+    engine: Engine
+    geometry: KVGeometry
+    stages: tuple[StageReady, ...]
+
+
+@contextlib.contextmanager
+def open_session(
+    settings: SessionSettings,
+    on_ready: Callable[[StageReady], None] | None = None,
+    on_step: Callable[[StepRecord], None] | None = None,
+    clock: Clock | None = None,
+) -> Iterator[Session]:
+    """Start the stages and the engine; stop them at the end, whatever happens.
+
+    Raises KVTierError, UnsupportedModelError, ModelNotFoundError, StageDiedError.
+    """
+    pipeline = settings.pipeline
+    geometry = build_geometry(pipeline, gpu_memory_bytes())
+    executor = PipelineExecutor(build_stage_configs(pipeline, geometry))
+    try:
+        stages = executor.start(on_ready)
+        engine = Engine(
+            executor,
+            build_scheduler(settings, geometry),
+            clock or MonotonicClock(),
+            COLLECT_TIMEOUT_SECONDS,
+            on_step=on_step,
+        )
+        yield Session(engine, geometry, stages)
+    finally:
+        executor.drain()
+
+
+def build_scheduler(settings: SessionSettings, geometry: KVGeometry) -> Scheduler:
+    """The deciding side alone; the planner hands it a simulated pipeline."""
+    pipeline = settings.pipeline
+    config = SchedulerConfig(
+        geometry=geometry,
+        num_micro_batches=settings.num_micro_batches,
+        max_batched_tokens=pipeline.max_batched_tokens,
+        max_num_requests=pipeline.max_num_requests,
+        max_num_running=settings.max_num_running,
+        run_ahead=settings.run_ahead,
+        prefix_sharing=settings.prefix_sharing,
+    )
+    profile = profile_for_device(pipeline.device)
+    costs = [_stage_cost(pipeline, geometry, stage) for stage in range(geometry.num_stages)]
+    blocks = BlockManager({tier: geometry.num_slots(tier) for tier in Tier}, geometry.num_stages)
+    return Scheduler(
+        config,
+        blocks,
+        build_policy(settings.policy),
+        RooflineEstimator(profile, costs),
+        LinkEstimator(profile),
+    )
+
+
+def _stage_cost(pipeline: PipelineSettings, geometry: KVGeometry, stage: int) -> StageCost:
+    num_bytes = weight_bytes(pipeline.model_config, geometry.layers_of_stage, stage, pipeline.dtype)
+    return StageCost(
+        weight_bytes=num_bytes,
+        num_parameters=num_bytes // KV_DTYPE_BYTES[pipeline.dtype],
+        kv_bytes_per_token=geometry.payload_bytes(stage) // geometry.block_tokens,
+    )
+
+
+@contextlib.contextmanager
+def nvme_run_folder(folder: Path | None, is_wanted: bool) -> Iterator[Path | None]:
+    """A folder of this run's own for NVMe files, removed at the end; None where none is wanted.
+
+    ``folder`` None with ``is_wanted``: the system's temporary folder. Raises KVTierError.
+    """
+    if not is_wanted:
+        yield None
+        return
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        run_folder = tempfile.TemporaryDirectory(prefix="pipemax-kv-", dir=folder)
+    except OSError as error:
+        raise KVTierError(
+            f"kvCache.nvme: {folder}: cannot be written: {error.strerror or error}"
+        ) from error
+    with run_folder as name:
+        yield Path(name)
