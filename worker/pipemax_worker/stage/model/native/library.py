@@ -1,8 +1,8 @@
 """Compiles the C kernels for this very machine, once, and loads them.
 
 The library lies in the user's cache folder under a hash of all that went into it: sources,
-compiler, flags and CPU. Any number of processes may build it at once; each writes a file of its own and
-renames it into place, so nobody ever loads half a library.
+compiler, flags and CPU. Any number of processes may build it at once; each writes a file of its own
+and renames it into place, so nobody ever loads half a library.
 """
 
 from __future__ import annotations

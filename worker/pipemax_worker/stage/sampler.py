@@ -1,0 +1,134 @@
+"""Chooses the next token of every request of a batch. Lives on the last stage.
+
+A request's tokens depend on its own logits, parameters, seed and history, and on nothing else: not
+on the batch it is in, not on the number of stages. Log-probabilities are those of the model's raw
+logits, before bias, penalties and temperature (vLLM's default).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from pipemax_worker.contract.messages import NewRequest, SampledToken
+from pipemax_worker.contract.request import TokenLogprobs
+from pipemax_worker.contract.transfers import unpack_int32
+from pipemax_worker.errors import InvariantError
+from pipemax_worker.stage.sampling.filters import draw, filter_candidates
+from pipemax_worker.stage.sampling.penalties import Penalties
+from pipemax_worker.stage.sampling.random import uniform
+
+
+class Sampler:
+    """Holds what sampling needs of each request between :meth:`add` and :meth:`remove`."""
+
+    def __init__(self, vocab_size: int, device: torch.device) -> None:
+        self._vocab_size = vocab_size
+        self._device = device
+        self._requests: dict[int, RequestSampler] = {}
+
+    def add(self, new_request: NewRequest) -> None:
+        """Begin a request, or begin it anew, with the output that it already has."""
+        self._requests[new_request.request_id] = RequestSampler(
+            new_request, self._vocab_size, self._device
+        )
+
+    def remove(self, request_id: int) -> None:
+        """Forget a request; one that was never added is ignored."""
+        self._requests.pop(request_id, None)
+
+    @torch.inference_mode()
+    def sample(self, request_ids: Sequence[int], logits: torch.Tensor) -> list[SampledToken]:
+        """One token for each row of ``logits`` [num_requests, vocab_size] float32, in row order;
+        they become part of their requests' output.
+
+        Raises InvariantError for a request that was not added.
+        """
+        requests = [self._request(request_id) for request_id in request_ids]
+        if len(requests) != logits.shape[0]:
+            raise InvariantError(
+                f"{len(requests)} requests are to be sampled from {logits.shape[0]} rows of logits"
+            )
+        token_ids = self._choose(requests, logits).tolist()
+        sampled = []
+        for row, (request, token_id) in enumerate(zip(requests, token_ids, strict=True)):
+            request.record(token_id)
+            logprobs = request.logprobs(logits[row], token_id)
+            sampled.append(SampledToken(request.request_id, token_id, logprobs))
+        return sampled
+
+    def _choose(self, requests: Sequence[RequestSampler], logits: torch.Tensor) -> torch.Tensor:
+        """[num_requests] int64. Rows of plain greedy requests share one argmax."""
+        special = [row for row, request in enumerate(requests) if not request.is_plain_greedy]
+        if len(special) == len(requests):
+            token_ids = torch.empty(len(requests), dtype=torch.int64, device=logits.device)
+        else:
+            token_ids = logits.argmax(dim=-1)
+        for row in special:
+            token_ids[row] = requests[row].choose(logits[row])
+        return token_ids
+
+    def _request(self, request_id: int) -> RequestSampler:
+        try:
+            return self._requests[request_id]
+        except KeyError:
+            raise InvariantError(
+                f"request {request_id} is to be sampled, but was never added or is removed"
+            ) from None
+
+
+class RequestSampler:
+    """One request's parameters, seed and history."""
+
+    def __init__(self, new_request: NewRequest, vocab_size: int, device: torch.device) -> None:
+        self.request_id = new_request.request_id
+        self._params = new_request.sampling
+        self._seed = new_request.seed
+        self._num_output_tokens = 0
+        prompt = unpack_int32(new_request.prompt_token_ids)
+        self._penalties = Penalties(self._params, prompt, vocab_size, device)
+        for token_id in unpack_int32(new_request.output_token_ids):
+            self.record(token_id)
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether the next token is simply the one with the greatest logit."""
+        return self._params.temperature == 0.0 and self._penalties.is_neutral(
+            self._num_output_tokens
+        )
+
+    def record(self, token_id: int) -> None:
+        """Append an output token."""
+        self._penalties.record(token_id)
+        self._num_output_tokens += 1
+
+    def choose(self, logits: torch.Tensor) -> torch.Tensor:
+        """``logits`` [vocab_size], raw -> the next token's id, a 0-d int64 tensor."""
+        logits = self._penalties.apply(logits, self._num_output_tokens)
+        if self._params.temperature == 0.0:
+            return logits.argmax()
+        random_number = uniform(self._seed, self._num_output_tokens)
+        return draw(filter_candidates(logits, self._params), random_number)
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """The distribution that :meth:`choose` draws from, [vocab_size] float64; a single 1 if
+        greedy."""
+        logits = self._penalties.apply(logits, self._num_output_tokens)
+        result = torch.zeros(logits.shape, dtype=torch.float64, device=logits.device)
+        if self._params.temperature == 0.0:
+            result[logits.argmax()] = 1.0
+            return result
+        candidates = filter_candidates(logits, self._params)
+        result[candidates.token_ids] = torch.softmax(candidates.logits.double(), dim=0)
+        return result
+
+    def logprobs(self, logits: torch.Tensor, token_id: int) -> TokenLogprobs | None:
+        """Of the raw ``logits`` [vocab_size], if the request asked for them."""
+        count = self._params.logprobs
+        if count is None:
+            return None
+        log_probabilities = torch.log_softmax(logits.float(), dim=0)
+        best = torch.topk(log_probabilities, min(count, len(log_probabilities)))
+        top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        return TokenLogprobs(token_id, float(log_probabilities[token_id]), top)

@@ -1,0 +1,1 @@
+"""How the next token is chosen from logits: one concern a file; ``stage.sampler`` composes them."""
