@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "worker")]
 
-from kit.models import write_model  # noqa: E402 (the path is set above)
+from kit.models import save_model  # noqa: E402 (the path is set above)
 from kit.oracle import Comparison, OracleAnswer, ask_oracle, compare  # noqa: E402
 from pipemax_worker.contract.geometry import Tier, num_blocks_for  # noqa: E402
 from pipemax_worker.contract.model_config import ModelConfig, load_model_config  # noqa: E402
@@ -212,7 +212,7 @@ def main() -> int:
     good = True
     for name in RANDOM_MODELS:
         with tempfile.TemporaryDirectory(prefix="exactness-model-") as folder:
-            write_model(name, Path(folder), num_hidden_layers=8)
+            save_model(Path(folder), name, num_hidden_layers=8)
             good &= check(
                 Path(folder), name, options.requests, options.max_prompt, options.run_ahead
             )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import tiny_tokenizer as vocabulary
 import torch
 from tiny_task import (
+    FIRST_VALUE,
     LIST_TASKS,
     MAX_LIST_NUMBERS,
     MAX_LOOKUP_KEYS,
@@ -26,7 +27,16 @@ from torch import Tensor
 SEQUENCE_LENGTHS = (64, 128, 256, 528)
 
 FORMS = (*LIST_TASKS, *TABLE_TASKS, "completion", "conversation")
-FORM_SHARES = {"find": 0.1, "completion": 0.08, "conversation": 0.14}  # others share the rest
+FORM_SHARES = {  # of the rows
+    "sort": 0.14,
+    "copy": 0.1,
+    "reverse": 0.12,
+    "find": 0.16,
+    "lookup": 0.26,
+    "completion": 0.08,
+    "conversation": 0.14,
+}
+NUM_GROUPS = 4  # of a mixed form's rows, each with its own choice of tasks
 MAX_TURN_NUMBERS = 24
 
 
@@ -72,14 +82,18 @@ class QuestionMaker:
         self.generator = torch.Generator(device=device).manual_seed(seed)
 
     def batch(self, num_rows: int, sequence_length: int) -> Batch:
-        """``num_rows`` questions of all forms that fit ``sequence_length`` with their answers."""
+        """``num_rows`` questions of all forms that fit ``sequence_length`` with their answers,
+        shuffled."""
         parts = []
-        counts = _rows_of_forms(num_rows)
-        for form, count in counts.items():
+        forms = torch.empty(num_rows, dtype=torch.long)
+        first = 0
+        for form, count in _groups(num_rows):
             parts.append(join(self._segments(form, count, sequence_length), sequence_length))
-        forms = torch.tensor([FORMS.index(form) for form in counts for _ in range(counts[form])])
+            forms[first : first + count] = FORMS.index(form)
+            first += count
         tokens, is_answer = (torch.cat(column) for column in zip(*parts, strict=True))
-        return Batch(tokens, is_answer, forms.to(self.device))
+        order = torch.randperm(num_rows, device=self.device, generator=self.generator)
+        return Batch(tokens[order], is_answer[order], forms.to(self.device)[order])
 
     def _segments(self, form: str, num_rows: int, sequence_length: int) -> list[Segment]:
         if form in TABLE_TASKS:
@@ -142,14 +156,12 @@ class QuestionMaker:
         return self._numbers(numbers, counts), self._numbers(answer, counts, is_answer=True)
 
     def _table_question(self, task: str, num_rows: int, sequence_length: int) -> list[Segment]:
-        if task == "find":
-            num_keys = self._integers(num_rows, 1, 1)
-        else:
-            num_keys = self._integers(num_rows, 1, min(MAX_LOOKUP_KEYS, (sequence_length - 7) // 9))
-        longest = ((sequence_length - 7 - 5 * num_keys) // 4).clamp(max=MAX_TABLE_PAIRS)
-        num_pairs = num_keys + self._up_to(longest - num_keys)
-        keys = self._distinct(num_rows, NUM_NUMBERS)[:, :MAX_TABLE_PAIRS]
-        values = self._integers(keys.numel(), 0, NUM_NUMBERS - 1).view_as(keys)
+        most_keys = 1 if task == "find" else min(MAX_LOOKUP_KEYS, (sequence_length - 6) // 7)
+        num_keys = self._integers(num_rows, 1, most_keys)
+        most_pairs = ((sequence_length - 6 - 4 * num_keys) // 3).clamp(max=MAX_TABLE_PAIRS)
+        num_pairs = num_keys + self._up_to(most_pairs - num_keys)
+        keys = self._distinct(num_rows, FIRST_VALUE)[:, :MAX_TABLE_PAIRS]
+        values = self._integers(keys.numel(), FIRST_VALUE, NUM_NUMBERS - 1).view_as(keys)
         order = self._some_columns(num_pairs)[:, :MAX_LOOKUP_KEYS]
         asked_keys, asked_values = keys.gather(1, order), values.gather(1, order)
         if task == "find":
@@ -179,17 +191,16 @@ class QuestionMaker:
     def _pairs(
         self, keys: Tensor, values: Tensor, counts: Tensor, is_answer: bool = False
     ) -> Segment:
-        """``key = value ; key = value``: four tokens a pair, no semicolon behind the last."""
+        """``key value ; key value``: three tokens a pair, no semicolon behind the last."""
         tokens = torch.stack(
             [
                 keys + vocabulary.FIRST_NUMBER_ID,
-                torch.full_like(keys, vocabulary.word_id("=")),
                 values + vocabulary.FIRST_NUMBER_ID,
                 torch.full_like(keys, vocabulary.word_id(";")),
             ],
             dim=2,
         )
-        return Segment(tokens.flatten(1), 4 * counts - 1, is_answer)
+        return Segment(tokens.flatten(1), 3 * counts - 1, is_answer)
 
     def _numbers(self, numbers: Tensor, counts: Tensor, is_answer: bool = False) -> Segment:
         return Segment(numbers + vocabulary.FIRST_NUMBER_ID, counts, is_answer)
@@ -219,8 +230,13 @@ class QuestionMaker:
         return LIST_TASKS[self._any_integer(len(LIST_TASKS))]
 
 
-def _rows_of_forms(num_rows: int) -> dict[str, int]:
-    rest = (1 - sum(FORM_SHARES.values())) / (len(FORMS) - len(FORM_SHARES))
-    counts = {form: max(1, int(num_rows * FORM_SHARES.get(form, rest))) for form in FORMS}
-    counts["sort"] += num_rows - sum(counts.values())
-    return counts
+def _groups(num_rows: int) -> list[tuple[str, int]]:
+    """(form, rows) of the parts of a batch; the last takes what rounding leaves."""
+    counts = [
+        (form, max(1, int(num_rows * share / num_groups)))
+        for form, share in FORM_SHARES.items()
+        for num_groups in [NUM_GROUPS if form in ("completion", "conversation") else 1]
+        for _ in range(num_groups)
+    ]
+    form, count = counts[-1]
+    return [*counts[:-1], (form, count + num_rows - sum(count for _, count in counts))]

@@ -3,9 +3,10 @@
     sort: 52 7 13                          7 13 52           numbers below 100, all different
     copy: 250 3 99                         250 3 99          numbers below 256, all different
     reverse: 250 3 99                      99 3 250
-    find: 9         (table as system)      3                 one value of the table
-    lookup: 9 5     (table as system)      9 = 3 ; 5 = 17    several, with their keys
-    table: 5 = 17 ; 9 = 3                  the system message of the last two
+    find: 9         (table as system)      130               one value of the table
+    lookup: 9 5     (table as system)      9 130 ; 5 217     several, with their keys
+    table: 5 217 ; 9 130                   the system message of the last two: keys below 128,
+                                           all different, and their values of 128 to 255
 
 Every number of a question is needed for its answer (or may be asked for), so a key or value that
 the KV cache loses or swaps shows as a wrong answer. A question is a chat whose last user message
@@ -17,14 +18,15 @@ This module knows texts; tokens are in ``tiny_tokenizer``, training batches in `
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 NUM_NUMBERS = 256
 SORT_LIMIT = 100
 MAX_LIST_NUMBERS = {"sort": 80, "copy": 180, "reverse": 180}
-MAX_TABLE_PAIRS = 96
+FIRST_VALUE = 128
+MAX_TABLE_PAIRS = 120
 MAX_LOOKUP_KEYS = 24
 
 LIST_TASKS = ("sort", "copy", "reverse")
@@ -64,12 +66,16 @@ def solve(question: str, table: Table) -> str:
     if task in TABLE_TASKS and all(number in table for number in numbers):
         if task == "find":
             return join_numbers([table[number] for number in numbers])
-        return " ; ".join(f"{number} = {table[number]}" for number in numbers)
+        return join_pairs([(number, table[number]) for number in numbers])
     raise NotAQuestionError(f"not a question of the tiny model: {question[:80]!r}")
 
 
 def join_numbers(numbers: Sequence[int]) -> str:
     return " ".join(map(str, numbers))
+
+
+def join_pairs(pairs: Iterable[tuple[int, int]]) -> str:
+    return " ; ".join(f"{key} {value}" for key, value in pairs)
 
 
 def parse_numbers(text: str) -> list[int]:
@@ -81,15 +87,15 @@ def parse_numbers(text: str) -> list[int]:
 
 def table_text(table: Table) -> str:
     """The system message that holds ``table``."""
-    return "table: " + " ; ".join(f"{key} = {value}" for key, value in table.items())
+    return f"table: {join_pairs(table.items())}"
 
 
 def parse_table(text: str) -> Table:
     """The table in a system message; empty where the message holds none."""
     if not text.startswith("table:"):
         return {}
-    pairs = (pair.split("=") for pair in text.removeprefix("table:").split(";"))
-    return {int(key): int(value) for key, value in pairs}
+    pairs = (parse_numbers(pair) for pair in text.removeprefix("table:").split(";"))
+    return {key: value for key, value in pairs}
 
 
 def question_of_body(body: dict[str, Any]) -> tuple[str, Table]:
@@ -120,8 +126,8 @@ def is_right(body: dict[str, Any], text: str) -> bool:
 
 
 def random_table(random_source: random.Random, num_pairs: int) -> Table:
-    keys = random_source.sample(range(NUM_NUMBERS), num_pairs)
-    return {key: random_source.randrange(NUM_NUMBERS) for key in keys}
+    keys = random_source.sample(range(FIRST_VALUE), num_pairs)
+    return {key: random_source.randrange(FIRST_VALUE, NUM_NUMBERS) for key in keys}
 
 
 def random_list_question(random_source: random.Random, task: str, num_numbers: int) -> Question:

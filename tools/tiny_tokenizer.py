@@ -17,7 +17,7 @@ from tokenizers.models import BPE
 PAD, SYSTEM, USER, ASSISTANT, END = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
 SPECIAL_TOKENS = (PAD, SYSTEM, USER, ASSISTANT, END)
 SPACE = "▁"
-WORDS = (*(f"{task}:" for task in TASKS), "table:", "=", ";", "->")
+WORDS = (*(f"{task}:" for task in TASKS), "table:", ";", "->")
 ASCII = tuple(chr(code) for code in range(33, 127))
 
 CHAT_TEMPLATE = (

@@ -25,6 +25,7 @@ from torch.nn import functional
 BUCKET_SHARES = (0.25, 0.25, 0.25, 0.25)  # of the training steps, by sequence length
 CURRICULUM_SHARE = 0.25  # of the time, until the longest sequences come in
 WARM_UP_SHARE = 0.03
+BATCHES_AT_ONCE = 16
 EVALUATION_SEED = 10**9
 
 
@@ -122,6 +123,7 @@ class Trainer:
         )
         self.maker = QuestionMaker(self.device, arguments.seed)
         self.best_accuracy = -1.0
+        self.batches: dict[int, list[Batch]] = {}
         self.num_steps = 0
         self.num_tokens = 0
         if arguments.start is not None:
@@ -167,9 +169,20 @@ class Trainer:
     def _num_rows(self, length: int) -> int:
         return max(16, int(self.arguments.batch_tokens) // length)
 
+    def _next_batch(self, length: int) -> Batch:
+        """Batches are made several at once: that takes hundreds of small kernels."""
+        waiting = self.batches.setdefault(length, [])
+        if not waiting:
+            num_rows = self._num_rows(length)
+            made = self.maker.batch(BATCHES_AT_ONCE * num_rows, length)
+            columns = (made.tokens, made.is_answer, made.forms)
+            parts = zip(*(column.split(num_rows) for column in columns), strict=True)
+            waiting += [Batch(*part) for part in parts]
+        return waiting.pop()
+
     def _backward(self, length: int) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        batch = self.maker.batch(self._num_rows(length), length)
+        batch = self._next_batch(length)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = loss_of(self.model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
