@@ -1,0 +1,168 @@
+"""Who may start: requests that wait, and preempted ones that want to return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipemax_worker.contract.geometry import Tier, num_blocks_for
+from pipemax_worker.contract.request import Request
+from pipemax_worker.engine.config import SchedulerConfig
+from pipemax_worker.engine.prefix_sharing import PrefixSharing
+from pipemax_worker.engine.request_state import RequestState
+from pipemax_worker.engine.residency import Residency
+from pipemax_worker.engine.view import WaitingRequest
+from pipemax_worker.errors import RequestError
+from pipemax_worker.kvcache.block_manager import BlockManager
+
+_LOOK_AHEAD_REQUESTS = 64
+_MEAN_WEIGHT = 0.05
+
+
+class Admission:
+    """Queues, and keeps account of the blocks that running requests may grow to.
+
+    A request reserves the blocks of its prompt and of its *expected* output, the mean of finished
+    requests' outputs: the sum over many requests is far better known than any one of them. Where
+    the sum is wrong the scheduler preempts.
+
+    waiting       in order of arrival, without KV.
+    returning     preempted or parked; admitted before anyone who waits, oldest first.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        manager: BlockManager,
+        residency: Residency,
+        sharing: PrefixSharing,
+    ) -> None:
+        self.waiting: dict[int, RequestState] = {}
+        self.returning: dict[int, RequestState] = {}
+        self.num_running = 0
+        self._num_reserved_blocks = 0
+        self._mean_output_tokens = float(config.expected_output_tokens)
+        self._config = config
+        self._manager = manager
+        self._residency = residency
+        self._sharing = sharing
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.waiting and not self.returning
+
+    @property
+    def num_unreserved_blocks(self) -> int:
+        return self._config.num_live_blocks - self._num_reserved_blocks
+
+    def check(self, request: Request) -> None:
+        """Raise RequestError if ``request`` can never run, with the numbers."""
+        max_tokens = request.sampling.max_tokens
+        if not request.prompt_token_ids:
+            raise RequestError("empty_prompt", "the prompt has no tokens", "body.messages")
+        if max_tokens < 1:
+            raise RequestError(
+                "invalid_value", f"max_tokens is {max_tokens}; at least 1", "body.max_tokens"
+            )
+        num_tokens = len(request.prompt_token_ids) + max_tokens - 1
+        num_blocks = num_blocks_for(num_tokens, self._config.block_tokens)
+        if num_blocks > self._config.max_request_blocks:
+            raise RequestError(
+                "kv_cache_exceeded",
+                f"{len(request.prompt_token_ids)} prompt tokens and max_tokens {max_tokens} need "
+                f"{num_blocks} blocks of {self._config.block_tokens} tokens; one request can have "
+                f"{self._config.max_request_blocks} (device tier: "
+                f"{self._config.geometry.num_device_slots}, host tier: "
+                f"{self._config.geometry.num_host_slots}). Shorten the prompt, lower max_tokens or "
+                "enlarge the KV cache",
+                "body.max_tokens",
+            )
+
+    # --- what a policy may choose from
+
+    def candidates(self) -> tuple[WaitingRequest, ...]:
+        """Those that could be admitted into the message being composed, in order."""
+        max_running = self._config.max_num_running
+        if max_running is not None and self.num_running >= max_running:
+            return ()
+        if self.num_unreserved_blocks <= 0:
+            return ()
+        if self.returning:
+            return tuple(self._returning_candidates())
+        return tuple(self._waiting_candidates())
+
+    def _returning_candidates(self) -> Iterator[WaitingRequest]:
+        """Only with a block to spare for each running request: or they would be preempted again."""
+        num_left = self.num_unreserved_blocks - self.num_running
+        for request_id in sorted(self.returning):
+            candidate = self._describe(self.returning[request_id])
+            if candidate is None or (self.num_running and candidate.num_blocks > num_left):
+                return
+            num_left -= candidate.num_blocks
+            yield candidate
+
+    def _waiting_candidates(self) -> Iterator[WaitingRequest]:
+        num_tokens = 0
+        for index, state in enumerate(self.waiting.values()):
+            if index >= _LOOK_AHEAD_REQUESTS or num_tokens >= self._config.token_target:
+                return
+            num_found = len(self._sharing.find(state))
+            if self._sharing.is_expected(state, num_found):
+                continue
+            candidate = self._describe(state)
+            if candidate is None:
+                return
+            num_tokens += candidate.num_remaining_tokens
+            yield candidate
+
+    def _describe(self, state: RequestState) -> WaitingRequest | None:
+        """None if HOST has no room for what must be promoted first."""
+        block_ids = state.block_ids or self._sharing.find(state)
+        tiers = [self._manager.tier_of(block_id) for block_id in block_ids]
+        if tiers.count(Tier.NVME) > self._manager.num_available_host_slots:
+            return None
+        num_computed = state.num_computed_tokens or len(block_ids) * self._config.block_tokens
+        num_held = 0
+        if not state.block_ids:
+            num_held = sum(block_id in self._residency.held for block_id in block_ids)
+        return WaitingRequest(
+            request_id=state.request_id,
+            num_remaining_tokens=len(state.token_ids) - num_computed,
+            num_computed_tokens=num_computed,
+            num_blocks=max(1, self._projected_blocks(state) - num_held),
+            can_start=all(tier is Tier.DEVICE for tier in tiers),
+        )
+
+    # --- reservations
+
+    def reserve(self, state: RequestState) -> None:
+        """``state``, with the blocks it has found, leaves its queue."""
+        self.waiting.pop(state.request_id, None)
+        self.returning.pop(state.request_id, None)
+        state.num_projected_blocks = max(1, self._projected_blocks(state) - state.num_shared_blocks)
+        self._num_reserved_blocks += state.num_projected_blocks
+        self.num_running += 1
+
+    def note_growth(self, state: RequestState) -> None:
+        """It has been given blocks; beyond what it had reserved they are reserved now."""
+        num_own_blocks = len(state.block_ids) - state.num_shared_blocks
+        num_more = max(0, num_own_blocks - state.num_projected_blocks)
+        state.num_projected_blocks += num_more
+        self._num_reserved_blocks += num_more
+
+    def release(self, state: RequestState) -> None:
+        """It does not run any more."""
+        self._num_reserved_blocks -= state.num_projected_blocks
+        state.num_projected_blocks = 0
+        self.num_running -= 1
+
+    def note_finished(self, state: RequestState) -> None:
+        """Learn from a finished request how long outputs are."""
+        self._mean_output_tokens += _MEAN_WEIGHT * (
+            state.num_output_tokens - self._mean_output_tokens
+        )
+
+    def _projected_blocks(self, state: RequestState) -> int:
+        expected = self._mean_output_tokens * self._config.growth_reserve_ratio
+        num_tokens = max(state.num_prompt_tokens + int(expected), len(state.token_ids) + 1)
+        num_tokens = min(num_tokens, state.max_num_tokens)
+        return num_blocks_for(num_tokens, self._config.block_tokens)

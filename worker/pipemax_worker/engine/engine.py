@@ -1,0 +1,134 @@
+"""The one loop: plan, submit, collect, learn."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from pipemax_worker.contract.clock import Clock
+from pipemax_worker.contract.messages import (
+    Executor,
+    ExecutorEvent,
+    SampledToken,
+    StageDied,
+    StageReport,
+    StepOutput,
+)
+from pipemax_worker.contract.request import FinishedRequest, Request, StopChecker
+from pipemax_worker.contract.statistics import EngineStatistics, StepRecord
+from pipemax_worker.engine.message import Plan
+from pipemax_worker.engine.scheduler import Scheduler
+from pipemax_worker.engine.step_records import StepRecorder
+from pipemax_worker.errors import InvariantError, PipemaxError, error_from_reason
+
+
+class Engine:
+    """Drives an executor with what the scheduler decides. Owns the messages in flight.
+
+    A message is in flight until the last stage has sampled its tokens, or, where it samples none,
+    has reported it. ``timeout_seconds`` bounds how long one ``step`` waits for an event.
+    """
+
+    def __init__(
+        self, executor: Executor, scheduler: Scheduler, clock: Clock, timeout_seconds: float = 1.0
+    ) -> None:
+        self.executor = executor
+        self.scheduler = scheduler
+        self.clock = clock
+        self.timeout_seconds = timeout_seconds
+        self.in_flight: deque[Plan] = deque()
+        self._max_in_flight = scheduler.config.max_in_flight
+        self._last_stage = scheduler.config.geometry.num_stages - 1
+        self._records = StepRecorder(scheduler.config.geometry.num_stages)
+
+    def add_request(self, request: Request, stop_checker: StopChecker | None = None) -> None:
+        """Queue a request. Raises RequestError if it can never run in these tiers."""
+        self.scheduler.add_request(request, stop_checker)
+
+    def step(self) -> list[FinishedRequest]:
+        """Fill the pipeline, wait for what comes back, return the requests that finished.
+
+        Raises StageDiedError, or what the stage named as its reason, if a stage is gone, and
+        InvariantError for a bug.
+        """
+        while len(self.in_flight) < self._max_in_flight and (
+            plan := self.scheduler.schedule(self.clock.now())
+        ):
+            self.executor.submit(plan.stage_input)
+            self.in_flight.append(plan)
+            self._records.start(plan)
+        for event in self.executor.collect(self._wait_seconds()):
+            self._dispatch(event)
+        return self.scheduler.take_finished()
+
+    @property
+    def has_unfinished_requests(self) -> bool:
+        return self.scheduler.has_unfinished_requests
+
+    @property
+    def num_waiting(self) -> int:
+        return self.scheduler.num_waiting
+
+    @property
+    def num_running(self) -> int:
+        return self.scheduler.num_running
+
+    @property
+    def statistics(self) -> EngineStatistics:
+        return self.scheduler.statistics()
+
+    def take_step_records(self) -> list[StepRecord]:
+        """Messages that all stages have reported since the last call."""
+        return self._records.take()
+
+    def unfinished_requests(self) -> tuple[Request, ...]:
+        """In order of arrival: what to run again if a stage died."""
+        return self.scheduler.unfinished_requests()
+
+    def _wait_seconds(self) -> float:
+        is_waiting = self.in_flight or self.scheduler.has_pending_copies
+        return self.timeout_seconds if is_waiting else 0.0
+
+    def _dispatch(self, event: ExecutorEvent) -> None:
+        if isinstance(event, StageReport):
+            self._update_from_report(event)
+        elif isinstance(event, StepOutput):
+            self._update_from_output(event)
+        else:
+            raise _stage_died(event)
+
+    def _update_from_report(self, report: StageReport) -> None:
+        plan = self._records.report(report) if report.num_tokens else None
+        self.scheduler.update_from_report(report, plan.shape if plan else None)
+        if report.stage == self._last_stage:
+            self._complete_silent(report.sequence)
+
+    def _update_from_output(self, output: StepOutput) -> None:
+        self._complete_silent(output.sequence - 1)
+        if not self.in_flight or self.in_flight[0].sequence != output.sequence:
+            if output.sampled:
+                raise InvariantError(
+                    f"an output came for message {output.sequence}, which is not the oldest in "
+                    "flight"
+                )
+            return  # of a message that samples nothing, completed by its report
+        plan = self.in_flight.popleft()
+        self._complete(plan, {sampled.request_id: sampled for sampled in output.sampled})
+
+    def _complete_silent(self, sequence: int) -> None:
+        """The last stage is past ``sequence``: messages up to it that sample nothing are over."""
+        while self.in_flight:
+            plan = self.in_flight[0]
+            if plan.sequence > sequence or plan.expects_output:
+                return
+            self._complete(self.in_flight.popleft(), {})
+
+    def _complete(self, plan: Plan, sampled: dict[int, SampledToken]) -> None:
+        self.scheduler.update_from_output(plan, sampled)
+
+
+def _stage_died(event: StageDied) -> PipemaxError:
+    message = event.message or (
+        f"stage {event.stage} ended with exit code {event.exit_code}; the last message it finished "
+        f"was {event.last_sequence}. See its log above"
+    )
+    return error_from_reason(event.reason, message)

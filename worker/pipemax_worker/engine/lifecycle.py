@@ -1,0 +1,192 @@
+"""The transitions of a request: admitted, preempted, parked, returned, cut back, finished.
+
+Each keeps in step what hangs on it: blocks, reservations, expected prefixes, micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pipemax_worker.contract.request import FinishedRequest, FinishReason
+from pipemax_worker.engine.accounting import Accounting
+from pipemax_worker.engine.admission import Admission
+from pipemax_worker.engine.config import SchedulerConfig
+from pipemax_worker.engine.message import MessageDraft
+from pipemax_worker.engine.micro_batches import MicroBatches
+from pipemax_worker.engine.outputs import build_finished
+from pipemax_worker.engine.prefix_sharing import PrefixSharing
+from pipemax_worker.engine.request_state import PreemptionKind, RequestState, RequestStatus
+from pipemax_worker.engine.residency import Residency
+from pipemax_worker.engine.transit import Transit
+from pipemax_worker.kvcache.block_manager import BlockManager
+from pipemax_worker.performance.batch_shape import Estimator
+
+
+class Lifecycle:
+    """Owns the requests and the parts that keep account of them.
+
+    states              unfinished requests, by id, and finished ones with a row still in flight.
+    marked              preemptions that wait for the rows in flight.
+    newly_finished_ids  to be named to the stages in the next message.
+    """
+
+    def __init__(
+        self, config: SchedulerConfig, manager: BlockManager, estimator: Estimator
+    ) -> None:
+        self.states: dict[int, RequestState] = {}
+        self.marked: dict[int, RequestState] = {}
+        self.newly_finished_ids: list[int] = []
+        self.num_unfinished = 0
+        self.accounting = Accounting(config.geometry.num_stages)
+        self.micro_batches = MicroBatches(config.num_micro_batches, estimator)
+        self.residency = Residency(manager, self.micro_batches)
+        self.sharing = PrefixSharing(manager, config.block_tokens, config.prefix_sharing)
+        self.admission = Admission(config, manager, self.residency, self.sharing)
+        self.transit = Transit(manager, self.residency)
+        self._config = config
+        self._manager = manager
+        self._finished: list[FinishedRequest] = []
+
+    @property
+    def num_returning_blocks(self) -> int:
+        """Blocks of requests that are about to give them up."""
+        num_marked = sum(len(state.block_ids) for state in self.marked.values())
+        return num_marked + self.transit.num_leaving_blocks
+
+    def add(self, state: RequestState) -> None:
+        self.states[state.request_id] = state
+        self.admission.waiting[state.request_id] = state
+        self.num_unfinished += 1
+
+    # --- into a micro-batch
+
+    def admit(self, request_id: int, micro_batch_id: int) -> None:
+        """A waiting or returning request joins ``micro_batch_id``, with what it finds of its KV."""
+        state = self.states[request_id]
+        if not state.block_ids:
+            self._attach_prefix(state)
+        self.admission.reserve(state)
+        self.sharing.expect(state)
+        if all(map(self._can_be_read_or_loaded, state.block_ids)):
+            self._join(state, micro_batch_id)
+        else:
+            state.status = RequestStatus.PARKED
+            self.transit.arrive(state)
+
+    def _attach_prefix(self, state: RequestState) -> None:
+        block_ids = self.sharing.find(state)
+        tiers = [self._manager.tier_of(block_id) for block_id in block_ids]
+        num_tokens = len(block_ids) * self._config.block_tokens
+        if state.status is RequestStatus.WAITING:
+            num_full_blocks = (state.num_prompt_tokens - 1) // self._config.block_tokens
+            self.accounting.note_lookup(tiers, num_full_blocks - len(block_ids))
+            self.accounting.num_cached_tokens += num_tokens
+            state.num_cached_tokens = num_tokens
+        state.num_shared_blocks = self.residency.attach(state, block_ids)
+        state.num_computed_tokens = num_tokens
+        state.num_ever_computed = max(state.num_ever_computed, num_tokens)
+        state.num_committed_blocks = state.num_stored_blocks = len(block_ids)
+
+    def _can_be_read_or_loaded(self, block_id: int) -> bool:
+        return self._manager.is_on_device(block_id) or self._manager.is_on_host(block_id)
+
+    def _join(self, state: RequestState, micro_batch_id: int) -> None:
+        state.status = RequestStatus.RUNNING
+        self.micro_batches.add(state, micro_batch_id)
+
+    def send_for(self, state: RequestState) -> None:
+        """Some of a running request's KV has moved down to NVME beside another's: fetch it."""
+        self.micro_batches.remove(state)
+        state.status = RequestStatus.PARKED
+        self.transit.arrive(state)
+
+    # --- out of it, to come back
+
+    def preempt(self, state: RequestState, kind: PreemptionKind) -> None:
+        """Now, or as soon as nothing of it is in flight."""
+        if state.num_in_flight:
+            state.preemption = kind
+            self.marked[state.request_id] = state
+            return
+        self.marked.pop(state.request_id, None)
+        state.preemption = None
+        state.status = RequestStatus.PREEMPTED
+        self.accounting.note_preemption(kind)
+        self.micro_batches.remove(state)
+        self.sharing.forget(state)
+        if kind is PreemptionKind.MOVE:
+            self.transit.leave(state)
+        else:
+            self._give_up_kv(state)
+
+    def _give_up_kv(self, state: RequestState) -> None:
+        self.cut(state, 0)
+        state.num_shared_blocks = 0
+        self.admission.release(state)
+        self.admission.returning[state.request_id] = state
+
+    def advance_transit(self, draft: MessageDraft) -> None:
+        """One step for all requests whose KV is on its way to NVME or back."""
+        if self.transit.is_empty:
+            return
+        parked, stranded = self.transit.advance_leaving(draft)
+        for state in parked:
+            state.status = RequestStatus.PARKED
+            self.admission.release(state)
+            self.admission.returning[state.request_id] = state
+        for state in stranded:
+            self._give_up_kv(state)
+        for state in self.transit.advance_arriving(draft):
+            self._join(state, self.micro_batches.lightest())
+
+    # --- backwards
+
+    def cut(self, state: RequestState, num_blocks: int) -> None:
+        """Keep the first ``num_blocks`` blocks; what follows is computed again."""
+        self.residency.release(state, num_blocks)
+        num_tokens = num_blocks * self._config.block_tokens
+        num_lost = max(0, state.num_computed_tokens - num_tokens)
+        state.num_computed_tokens -= num_lost
+        self.micro_batches.note_computed(state, -num_lost)
+        state.num_committed_blocks = min(state.num_committed_blocks, num_blocks)
+        state.num_stored_blocks = min(state.num_stored_blocks, num_blocks)
+        state.stored_tail_tokens = -1
+
+    def cut_at_lost_blocks(self, lost_block_ids: Iterable[int]) -> None:
+        """The content of these blocks is gone: every holder goes back to its first one."""
+        for block_id in lost_block_ids:
+            self.accounting.num_invalidated_blocks += 1
+            for holder in list(self.residency.held.get(block_id, {}).values()):
+                self.cut(holder, holder.block_ids.index(block_id))
+
+    # --- the end
+
+    def finish(
+        self,
+        state: RequestState,
+        reason: FinishReason,
+        error_code: str | None = None,
+        error_message: str | None = None,
+    ) -> None:
+        """Its text is complete. Its blocks stay while a message in flight still has a row of it."""
+        is_error = reason is FinishReason.ERROR
+        state.status = RequestStatus.FAILED if is_error else RequestStatus.FINISHED
+        self._finished.append(build_finished(state, reason, error_code, error_message))
+        self.num_unfinished -= 1
+        self.marked.pop(state.request_id, None)
+        self.admission.release(state)
+        self.admission.note_finished(state)
+        self.micro_batches.remove(state)
+        self.sharing.forget(state)
+        if state.num_in_flight == 0:
+            self.forget(state)
+
+    def forget(self, state: RequestState) -> None:
+        """Nothing of a finished request is in flight any more."""
+        self.residency.release(state)
+        self.newly_finished_ids.append(state.request_id)
+        del self.states[state.request_id]
+
+    def take_finished(self) -> list[FinishedRequest]:
+        finished, self._finished = self._finished, []
+        return finished

@@ -1,0 +1,95 @@
+"""The message being composed, and the plan it becomes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pipemax_worker.contract.messages import NewRequest, ScheduledRequest, StageInput
+from pipemax_worker.contract.transfers import CopyJob, pack_int32
+from pipemax_worker.engine.request_state import RequestState
+from pipemax_worker.performance.batch_shape import BatchShape
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A decided turn: what the stages are told and what the driver expects of it."""
+
+    stage_input: StageInput
+    shape: BatchShape
+
+    @property
+    def sequence(self) -> int:
+        return self.stage_input.sequence
+
+    @property
+    def expects_output(self) -> bool:
+        """Whether the last stage samples anything in it."""
+        return any(row.needs_sample for row in self.stage_input.scheduled)
+
+
+class MessageDraft:
+    """Collects one message. Copies ordered before a message is sent wait here for it."""
+
+    def __init__(self) -> None:
+        self.rows: list[ScheduledRequest] = []
+        self.states: list[RequestState] = []
+        self.new_requests: list[NewRequest] = []
+        self.finished_ids: list[int] = []
+        self.stores: list[CopyJob] = []
+        self.prefetch: list[CopyJob] = []
+        self.background: list[CopyJob] = []
+
+    @property
+    def has_copies(self) -> bool:
+        return bool(self.stores or self.prefetch or self.background)
+
+    @property
+    def shape(self) -> BatchShape:
+        num_tokens = sum(row.num_new_tokens for row in self.rows)
+        num_kv_tokens = num_tokens + sum(row.num_computed_tokens for row in self.rows)
+        return BatchShape(num_tokens, num_kv_tokens, len(self.rows))
+
+    def add_row(
+        self, state: RequestState, num_new_tokens: int, device_slots: bytes
+    ) -> ScheduledRequest:
+        """Append the next ``num_new_tokens`` of ``state``; introduces it to the stages if new."""
+        if not state.is_known_to_stages:
+            state.is_known_to_stages = True
+            self.new_requests.append(_introduce(state))
+        start = state.num_computed_tokens
+        end = start + num_new_tokens
+        is_fed_back = start >= len(state.token_ids)
+        row = ScheduledRequest(
+            request_id=state.request_id,
+            num_computed_tokens=start,
+            num_new_tokens=num_new_tokens,
+            token_ids=None if is_fed_back else pack_int32(state.token_ids[start:end]),
+            device_slots=device_slots,
+            needs_sample=end == len(state.token_ids) + state.num_unknown_tokens,
+        )
+        self.rows.append(row)
+        self.states.append(state)
+        return row
+
+    def build(self, sequence: int, micro_batch_id: int) -> Plan:
+        stage_input = StageInput(
+            sequence=sequence,
+            micro_batch_id=micro_batch_id,
+            new_requests=tuple(self.new_requests),
+            finished_ids=tuple(self.finished_ids),
+            scheduled=tuple(self.rows),
+            stores_after=tuple(self.stores),
+            prefetch=tuple(self.prefetch),
+            background=tuple(self.background),
+        )
+        return Plan(stage_input, self.shape)
+
+
+def _introduce(state: RequestState) -> NewRequest:
+    num_prompt_tokens = state.num_prompt_tokens
+    return NewRequest(
+        request_id=state.request_id,
+        prompt_token_ids=pack_int32(state.token_ids[:num_prompt_tokens]),
+        output_token_ids=pack_int32(state.token_ids[num_prompt_tokens:]),
+        sampling=state.request.sampling,
+        seed=state.request.seed,
+    )

@@ -1,0 +1,45 @@
+"""Sampled tokens become text: when a request stops, and what is returned of it."""
+
+from __future__ import annotations
+
+from pipemax_worker.contract.messages import SampledToken
+from pipemax_worker.contract.request import FinishedRequest, FinishReason
+from pipemax_worker.engine.request_state import RequestState
+
+
+def append_token(state: RequestState, sampled: SampledToken) -> FinishReason | None:
+    """Take the next output token; the reason if the text ends with it.
+
+    A stop token is not part of the text. Raises what the stop checker raises.
+    """
+    sampling = state.request.sampling
+    if sampled.token_id in sampling.stop_token_ids:
+        return FinishReason.STOP
+    state.token_ids.append(sampled.token_id)
+    if sampled.logprobs is not None:
+        state.logprobs.append(sampled.logprobs)
+    if state.stop_checker is not None and state.stop_checker.append(sampled.token_id):
+        return FinishReason.STOP
+    if state.num_output_tokens >= sampling.max_tokens:
+        return FinishReason.LENGTH
+    return None
+
+
+def build_finished(
+    state: RequestState,
+    reason: FinishReason,
+    error_code: str | None = None,
+    error_message: str | None = None,
+) -> FinishedRequest:
+    has_logprobs = state.request.sampling.logprobs is not None
+    return FinishedRequest(
+        key=state.request.key,
+        choice=state.request.choice,
+        token_ids=tuple(state.token_ids[state.num_prompt_tokens :]),
+        finish_reason=reason,
+        num_prompt_tokens=state.num_prompt_tokens,
+        num_cached_tokens=state.num_cached_tokens,
+        logprobs=tuple(state.logprobs) if has_logprobs else None,
+        error_code=error_code,
+        error_message=error_message,
+    )

@@ -1,0 +1,181 @@
+"""Which blocks each request holds and which of them are on the device.
+
+``BlockManager`` owns the blocks; this keeps the other direction, block -> requests, so that a turn
+costs what moves and not what exists. Blocks that a request holds leave the device only through
+``drop``: every order hands ``held`` to the manager as protected, which leaves it the cached blocks
+to evict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pipemax_worker.contract.geometry import Tier
+from pipemax_worker.contract.transfers import CopyJob
+from pipemax_worker.engine.micro_batches import MicroBatches
+from pipemax_worker.engine.request_state import RequestState, RequestStatus
+from pipemax_worker.kvcache.block_manager import BlockManager
+
+_NOBODY: dict[int, RequestState] = {}
+
+
+class Residency:
+    """The blocks of all requests. ``held``: block id -> the requests that hold it, by id."""
+
+    def __init__(self, manager: BlockManager, micro_batches: MicroBatches) -> None:
+        self.held: dict[int, dict[int, RequestState]] = {}
+        self._manager = manager
+        self._micro_batches = micro_batches
+
+    # --- holding
+
+    def allocate(self, state: RequestState, num_blocks: int) -> bool:
+        """Append new blocks; False, and nothing changed, if there is no room for all of them."""
+        block_ids = self._manager.allocate(num_blocks, self.held)
+        if block_ids is None:
+            return False
+        if state.packed_slots is not None:
+            state.packed_slots += self._manager.device_slots(block_ids)
+        for block_id in block_ids:
+            self.held[block_id] = {state.request_id: state}
+            state.on_device[block_id] = None
+        state.block_ids += block_ids
+        return True
+
+    def attach(self, state: RequestState, block_ids: Sequence[int]) -> int:
+        """Append found blocks; returns how many of them other requests hold already."""
+        self._manager.touch(block_ids)
+        num_shared = 0
+        for block_id in block_ids:
+            holders = self.held.setdefault(block_id, {})
+            num_shared += bool(holders)
+            holders[state.request_id] = state
+            if self._manager.is_on_device(block_id):
+                state.on_device[block_id] = None
+        state.block_ids += block_ids
+        state.packed_slots = None
+        return num_shared
+
+    def release(self, state: RequestState, first_block: int = 0) -> None:
+        """Give up the blocks from ``first_block`` on."""
+        block_ids = state.block_ids[first_block:]
+        for block_id in block_ids:
+            holders = self.held[block_id]
+            del holders[state.request_id]
+            if not holders:
+                del self.held[block_id]
+            state.on_device.pop(block_id, None)
+        self._manager.free(block_ids)
+        del state.block_ids[first_block:]
+        state.packed_slots = None
+        self._refresh(state)
+
+    def own_block_ids(self, state: RequestState) -> list[int]:
+        """Blocks that no other request holds."""
+        return [block_id for block_id in state.block_ids if len(self.held[block_id]) == 1]
+
+    # --- places
+
+    def packed_slots(self, state: RequestState) -> bytes:
+        """``device_slots`` of all its blocks; rebuilt only after one of them has moved."""
+        if state.packed_slots is None:
+            state.packed_slots = self._manager.device_slots(state.block_ids)
+        return state.packed_slots
+
+    def missing(self, state: RequestState) -> list[int]:
+        on_device = state.on_device
+        return [block_id for block_id in state.block_ids if block_id not in on_device]
+
+    def load(self, block_ids: Sequence[int]) -> CopyJob | None:
+        """Order the load of blocks that requests lack; None if there is no room."""
+        job = self._manager.order_load(block_ids, self.held)
+        if job is not None:
+            loaded = set(block_ids)
+            holders: dict[int, RequestState] = {}
+            for block_id in block_ids:
+                holders.update(self.held[block_id])
+            for holder in holders.values():
+                holder.on_device = dict.fromkeys(
+                    b for b in holder.block_ids if b in holder.on_device or b in loaded
+                )
+                self._refresh(holder)
+        return job
+
+    def _refresh(self, state: RequestState) -> None:
+        micro_batch = self._micro_batches.of(state)
+        if micro_batch is not None:
+            micro_batch.refresh(state)
+
+    # --- room on the device
+
+    def make_room(
+        self, num_slots: int, victims: Iterable[RequestState], *, keep_cached: bool = False
+    ) -> bool:
+        """Drop blocks of ``victims``, in order, until ``num_slots`` can be had.
+
+        Counts on cached blocks, which the manager evicts by itself, unless ``keep_cached``.
+        """
+        for victim in victims:
+            num_short = num_slots - self.num_free(keep_cached)
+            if num_short <= 0:
+                return True
+            self._drop_blocks_of(victim, num_short)
+        return self.num_free(keep_cached) >= num_slots
+
+    def num_free(self, keep_cached: bool = False) -> int:
+        """DEVICE slots to be had without taking any from a request."""
+        num_free = self._manager.num_free_device_slots
+        if keep_cached:
+            return num_free
+        return num_free + self._manager.occupancy()[Tier.DEVICE].cached
+
+    def _drop_blocks_of(self, victim: RequestState, num_blocks: int) -> None:
+        """Head first: blocks are stored in this order, so what follows the first that has no HOST
+        copy yet has none either. Blocks that others share stay."""
+        chosen: list[int] = []
+        for block_id in victim.on_device:
+            if len(chosen) == num_blocks:
+                break
+            if len(self.held[block_id]) > 1:
+                continue
+            if not self._manager.is_on_host(block_id):
+                break
+            chosen.append(block_id)
+        if chosen:
+            self._manager.drop_device(chosen)
+            for block_id in chosen:
+                del victim.on_device[block_id]
+            victim.packed_slots = None
+            self._refresh(victim)
+        micro_batch = self._micro_batches.of(victim)
+        if len(chosen) < num_blocks and micro_batch is not None:
+            micro_batch.partly.pop(victim.request_id, None)
+
+    def drop_all_but(self, state: RequestState) -> None:
+        """Everything that is not ``state``'s and has another copy leaves the device. O(blocks)."""
+        kept = set(state.block_ids)
+        for block_id, holders in self.held.items():
+            if block_id in kept or not self._manager.is_on_device(block_id):
+                continue
+            if self._manager.is_on_host(block_id) or _are_parked(holders.values()):
+                self.drop(block_id)
+
+    def drop(self, block_id: int) -> None:
+        """The block leaves the device, whoever holds it. It must have another copy."""
+        self._manager.drop_device((block_id,))
+        for holder in self.held[block_id].values():
+            holder.on_device.pop(block_id, None)
+            holder.packed_slots = None
+            self._refresh(holder)
+
+    def note_stored(self, block_ids: Iterable[int]) -> None:
+        """HOST copies of these blocks count from now on: their holders can be victims again."""
+        for block_id in block_ids:
+            for holder in self.held.get(block_id, _NOBODY).values():
+                micro_batch = self._micro_batches.of(holder)
+                if micro_batch is not None and holder.request_id in micro_batch.lacking:
+                    micro_batch.partly[holder.request_id] = holder
+
+
+def _are_parked(holders: Iterable[RequestState]) -> bool:
+    return all(holder.status is RequestStatus.PARKED for holder in holders)

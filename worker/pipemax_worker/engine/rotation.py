@@ -1,0 +1,142 @@
+"""Makes room on the device, and loads what the next micro-batch lacks.
+
+Everything that runs has a full copy on HOST, so eviction costs nothing. What goes first is what is
+needed last: micro-batch t-1 has just run and returns after all others. Request by request, so that
+few of them lack blocks, and the newest residents first, so that a stable part of each micro-batch
+stays and the rest takes turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from pipemax_worker.contract.geometry import Tier
+from pipemax_worker.engine.config import SchedulerConfig
+from pipemax_worker.engine.message import MessageDraft
+from pipemax_worker.engine.micro_batches import MicroBatch, MicroBatches
+from pipemax_worker.engine.request_state import RequestState
+from pipemax_worker.engine.residency import Residency
+from pipemax_worker.kvcache.block_manager import BlockManager
+
+
+class Rotation:
+    """Of one pipeline. Without a host tier nothing ever leaves the device and nothing is loaded."""
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        manager: BlockManager,
+        residency: Residency,
+        micro_batches: MicroBatches,
+    ) -> None:
+        self._config = config
+        self._manager = manager
+        self._residency = residency
+        self._micro_batches = micro_batches
+
+    # --- room for the rows of this turn
+
+    def allocate(
+        self, state: RequestState, num_blocks: int, micro_batch_id: int, keep: Collection[int]
+    ) -> bool:
+        """Blocks for ``state``; the requests in ``keep`` lose nothing for it."""
+        manager = self._manager
+        if manager.has_host_tier and manager.num_available_host_slots < num_blocks:
+            return False
+        for keep_cached in (False, True):
+            victims = self._victims(micro_batch_id, keep)
+            has_room = self._residency.make_room(num_blocks, victims, keep_cached=keep_cached)
+            if has_room and self._residency.allocate(state, num_blocks):
+                return True
+        return False
+
+    def _victims(self, micro_batch_id: int, keep: Collection[int]) -> Iterator[RequestState]:
+        """Incomplete ones first, then complete ones; in both those whose turn is farthest."""
+        if not self._manager.has_host_tier:
+            return
+        order = self._farthest_first(micro_batch_id)
+        for micro_batch in order:
+            yield from _others(micro_batch.partly.values(), keep)
+        for micro_batch in order:
+            yield from _others(reversed(micro_batch.resident.values()), keep)
+
+    def _farthest_first(self, micro_batch_id: int) -> list[MicroBatch]:
+        num = len(self._micro_batches)
+        return [self._micro_batches[(micro_batch_id - offset) % num] for offset in range(num)]
+
+    # --- loads for the next turn
+
+    def prefetch(
+        self, draft: MessageDraft, chosen: Sequence[RequestState], micro_batch_id: int
+    ) -> None:
+        """Load what ``chosen``, of the micro-batch after ``micro_batch_id``, lack, as far as room
+        can be made without touching this turn's rows or whoever can run in the next."""
+        keep = {state.request_id for state in draft.states}
+        following = self._micro_batches.next_with_requests(micro_batch_id)
+        if following is not None:
+            keep.update(following.resident)
+        block_ids: dict[int, None] = {}
+        for state in chosen:
+            lacking = dict.fromkeys(self._residency.missing(state))
+            keep.add(state.request_id)
+            num_slots = len(block_ids.keys() | lacking.keys())
+            if self._make_room(num_slots, micro_batch_id, keep):
+                block_ids.update(lacking)
+        if not self.load(draft, list(block_ids)) and block_ids:
+            # Some cached blocks are still being stored and cannot be evicted yet.
+            victims = self._victims(micro_batch_id, keep)
+            self._residency.make_room(len(block_ids), victims, keep_cached=True)
+            self.load(draft, list(block_ids))
+
+    def _make_room(self, num_slots: int, micro_batch_id: int, keep: Collection[int]) -> bool:
+        """Takes nothing from anyone if all that they have would not be enough."""
+        num_missing = num_slots - self._residency.num_free()
+        if num_missing <= 0:
+            return True
+        victims = list(self._victims(micro_batch_id, keep))
+        if sum(len(victim.on_device) for victim in victims) < num_missing:
+            return False
+        return self._residency.make_room(num_slots, victims)
+
+    def load(self, draft: MessageDraft, block_ids: Sequence[int]) -> bool:
+        """Order these loads; False if there are none or not enough room."""
+        job = self._residency.load(block_ids) if block_ids else None
+        if job is not None:
+            draft.prefetch.append(job)
+        return job is not None
+
+    def is_loadable(self, state: RequestState) -> bool:
+        return all(map(self._manager.is_on_host, self._residency.missing(state)))
+
+    # --- unfilled blocks
+
+    def store_tails(self, draft: MessageDraft, micro_batch: MicroBatch) -> None:
+        """Unfilled blocks stay on the device, one a request. Where requests that wait for their
+        turn are many, theirs are stored as well, so that they can leave."""
+        num_device_slots = self._config.geometry.num_slots(Tier.DEVICE)
+        if self._micro_batches.num_lacking <= self._config.max_tail_ratio * num_device_slots:
+            return
+        self._store_tails_of(draft, micro_batch.lacking.values())
+
+    def store_all_tails(self, draft: MessageDraft) -> None:
+        """For a pipeline that is stuck: everything can leave once this is reported."""
+        for micro_batch in self._micro_batches:
+            self._store_tails_of(draft, micro_batch)
+
+    def _store_tails_of(self, draft: MessageDraft, states: Iterable[RequestState]) -> None:
+        tails: list[int] = []
+        for state in states:
+            is_tail = state.num_computed_tokens % self._config.block_tokens != 0
+            if not is_tail or state.stored_tail_tokens == state.num_computed_tokens:
+                continue
+            if state.block_ids[-1] in state.on_device:
+                state.stored_tail_tokens = state.num_computed_tokens
+                tails.append(state.block_ids[-1])
+        job = self._manager.order_store(tails)
+        if job is not None:
+            draft.stores.append(job)
+
+
+def _others(states: Iterable[RequestState], keep: Collection[int]) -> list[RequestState]:
+    """Those not kept. A copy, since taking blocks from them changes the lists."""
+    return [state for state in states if state.request_id not in keep]

@@ -1,0 +1,96 @@
+"""Turns chosen requests into the rows of a message: blocks, positions, what is stored after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipemax_worker.engine.config import SchedulerConfig
+from pipemax_worker.engine.lifecycle import Lifecycle
+from pipemax_worker.engine.message import MessageDraft
+from pipemax_worker.engine.request_state import RequestState
+from pipemax_worker.engine.rotation import Rotation
+from pipemax_worker.kvcache.block_manager import BlockManager
+
+
+class RowBuilder:
+    """Fills a draft. Rows for which no blocks can be had are left out: they skip their turn."""
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        manager: BlockManager,
+        lifecycle: Lifecycle,
+        rotation: Rotation,
+    ) -> None:
+        self._config = config
+        self._manager = manager
+        self._lifecycle = lifecycle
+        self._rotation = rotation
+
+    def build(
+        self,
+        draft: MessageDraft,
+        chosen: Sequence[tuple[RequestState, int]],
+        micro_batch_id: int,
+        turn: int,
+    ) -> None:
+        """Rows for ``chosen``, (request, number of tokens), as far as there are blocks."""
+        ids = [state.request_id for state, _ in chosen]
+        keep = set(ids)
+        for index, (state, num_tokens) in enumerate(chosen):
+            if not state.is_resident:
+                continue  # an older row has taken its blocks
+            num_fitting = self._allocate(state, num_tokens, micro_batch_id, keep)
+            if num_fitting == 0:
+                num_fitting = self._allocate(state, 1, micro_batch_id, set(ids[: index + 1]))
+            if num_fitting:
+                self._add(draft, state, num_fitting, turn)
+        self._commit_and_store(draft)
+
+    def _allocate(
+        self, state: RequestState, num_tokens: int, micro_batch_id: int, keep: set[int]
+    ) -> int:
+        """How many of ``num_tokens`` have a block now: all, or as many as blocks could be had."""
+        block_tokens = self._config.block_tokens
+        while num_tokens > 0:
+            num_blocks = state.num_new_blocks(num_tokens, block_tokens)
+            if num_blocks <= 0:
+                return num_tokens
+            if self._rotation.allocate(state, num_blocks, micro_batch_id, keep):
+                self._lifecycle.admission.note_growth(state)
+                return num_tokens
+            num_held_tokens = len(state.block_ids) * block_tokens - state.num_computed_tokens
+            num_tokens = num_held_tokens + (num_blocks // 2) * block_tokens
+        return 0
+
+    def _add(self, draft: MessageDraft, state: RequestState, num_tokens: int, turn: int) -> None:
+        lifecycle = self._lifecycle
+        row = draft.add_row(state, num_tokens, lifecycle.residency.packed_slots(state))
+        lifecycle.accounting.note_row(state, num_tokens)
+        self._mark_filled(state, num_tokens)
+        state.num_computed_tokens += num_tokens
+        state.num_ever_computed = max(state.num_ever_computed, state.num_computed_tokens)
+        state.num_in_flight += 1
+        state.num_unknown_tokens += row.needs_sample
+        state.last_turn = turn
+        lifecycle.micro_batches.note_computed(state, num_tokens)
+
+    def _mark_filled(self, state: RequestState, num_tokens: int) -> None:
+        block_tokens = self._config.block_tokens
+        end = state.num_computed_tokens + num_tokens
+        for index in range(state.num_computed_tokens // block_tokens, len(state.block_ids)):
+            num_filled = min(block_tokens, end - index * block_tokens)
+            self._manager.mark_filled(state.block_ids[index], num_filled)
+
+    def _commit_and_store(self, draft: MessageDraft) -> None:
+        """Index what these rows fill, for later messages, and write it through to HOST."""
+        full: list[int] = []
+        for state in draft.states:
+            num_full_blocks = state.num_computed_tokens // self._config.block_tokens
+            if num_full_blocks > state.num_stored_blocks:
+                full += state.block_ids[state.num_stored_blocks : num_full_blocks]
+                state.num_stored_blocks = num_full_blocks
+                self._lifecycle.sharing.commit(state)
+        job = self._manager.order_store(full)
+        if job is not None:
+            draft.stores.append(job)

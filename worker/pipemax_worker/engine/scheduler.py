@@ -1,0 +1,239 @@
+"""Decides the next message: which requests run, which blocks move.
+
+Micro-batches take turns. A turn: the policy composes micro-batch c from a view; its rows get their
+blocks; what they fill is written through; what micro-batch c+1 lacks is loaded beside it. All of it
+is decided on the state *as of the message being composed* (``contract.messages``): no turn waits
+for reports, except where a copy's source is to be given up.
+
+The scheduler and its parts are the only writers of ``RequestState``; blocks are ``BlockManager``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from pipemax_worker.contract.messages import SampledToken, StageReport
+from pipemax_worker.contract.request import FinishedRequest, FinishReason, Request, StopChecker
+from pipemax_worker.contract.statistics import EngineStatistics
+from pipemax_worker.engine.config import SchedulerConfig
+from pipemax_worker.engine.lifecycle import Lifecycle
+from pipemax_worker.engine.message import MessageDraft, Plan
+from pipemax_worker.engine.outputs import append_token
+from pipemax_worker.engine.request_state import RequestState, RequestStatus
+from pipemax_worker.engine.rotation import Rotation
+from pipemax_worker.engine.rows import RowBuilder
+from pipemax_worker.engine.snapshot import derive_statistics
+from pipemax_worker.engine.stall import StallBreaker
+from pipemax_worker.engine.view import Composition, Policy
+from pipemax_worker.engine.view_builder import ViewBuilder
+from pipemax_worker.errors import InvariantError, RequestError
+from pipemax_worker.kvcache.block_manager import BlockManager
+from pipemax_worker.performance.batch_shape import BatchShape, Estimator
+from pipemax_worker.performance.link import LinkEstimator
+
+
+class Scheduler:
+    """One pipeline's scheduler. Two-phase: ``schedule`` a plan, ``complete`` it with its output."""
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        block_manager: BlockManager,
+        policy: Policy,
+        estimator: Estimator,
+        links: LinkEstimator,
+    ) -> None:
+        self.config = config
+        self._manager = block_manager
+        self._policy = policy
+        self._estimator = estimator
+        self._links = links
+        self._lifecycle = Lifecycle(config, block_manager, estimator)
+        self._rotation = Rotation(
+            config, block_manager, self._lifecycle.residency, self._lifecycle.micro_batches
+        )
+        self._rows = RowBuilder(config, block_manager, self._lifecycle, self._rotation)
+        self._views = ViewBuilder(config, block_manager, self._lifecycle, estimator, links)
+        self._stall = StallBreaker(block_manager, self._lifecycle, self._rotation)
+        self._draft = MessageDraft()
+        self._next_request_id = 0
+        self._next_sequence = 0
+        self._next_micro_batch_id = 0
+        self._num_in_flight = 0
+
+    # --- requests
+
+    def add_request(self, request: Request, stop_checker: StopChecker | None = None) -> int:
+        """Queue a request; returns its id. Raises RequestError if it can never run."""
+        self._lifecycle.admission.check(request)
+        request_id = self._next_request_id
+        self._next_request_id += 1
+        self._lifecycle.add(RequestState(request_id, request, stop_checker))
+        return request_id
+
+    @property
+    def has_unfinished_requests(self) -> bool:
+        return self._lifecycle.num_unfinished > 0
+
+    @property
+    def has_pending_copies(self) -> bool:
+        return self._manager.num_pending_copies > 0
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._lifecycle.admission.waiting)
+
+    @property
+    def num_running(self) -> int:
+        return sum(self._lifecycle.micro_batches.sizes)
+
+    def unfinished_requests(self) -> tuple[Request, ...]:
+        """In order of arrival; what a runner starts again elsewhere."""
+        states = self._lifecycle.states.values()
+        return tuple(state.request for state in states if not state.is_finished)
+
+    def take_finished(self) -> list[FinishedRequest]:
+        return self._lifecycle.take_finished()
+
+    def statistics(self) -> EngineStatistics:
+        return derive_statistics(self._lifecycle, self._manager, self._estimator)
+
+    # --- a turn
+
+    def schedule(self, now: float) -> Plan | None:
+        """The next message, or None if there is nothing to send before more is known.
+
+        Raises InvariantError if that can never be: nothing is in flight and nothing can be done.
+        """
+        self._lifecycle.advance_transit(self._draft)
+        for micro_batch_id in self._turn_order():
+            if self._compose(micro_batch_id, now):
+                return self._send(micro_batch_id)
+        if self._num_in_flight == 0 and self.has_unfinished_requests:
+            return self._break_stall(now)
+        return self._send(self._next_micro_batch_id) if self._draft.has_copies else None
+
+    def _turn_order(self) -> Iterator[int]:
+        num = self.config.num_micro_batches
+        return ((self._next_micro_batch_id + offset) % num for offset in range(num))
+
+    def _break_stall(self, now: float) -> Plan | None:
+        """Nothing runs and no row could be built: one request gets all the room there is."""
+        self._lifecycle.advance_transit(self._draft)  # composing may have sent for somebody's KV
+        focus = None if self._draft.has_copies else self._stall.make_room(self._draft)
+        if self._draft.has_copies:
+            return self._send(self._next_micro_batch_id)
+        if focus is not None and focus.micro_batch_id is not None:
+            micro_batch_id = focus.micro_batch_id
+            if self._compose(micro_batch_id, now):
+                return self._send(micro_batch_id)
+        if not self.has_pending_copies:
+            raise InvariantError(self._stall.describe(focus))
+        return None
+
+    def _compose(self, micro_batch_id: int, now: float) -> bool:
+        """Compose one micro-batch into the draft; False if it has no row."""
+        if self._lifecycle.admission.is_empty:
+            self._lifecycle.micro_batches.rebalance(micro_batch_id)
+        view = self._views.build(micro_batch_id)
+        if not view.ready and not view.waiting:
+            return False
+        composition = self._policy.compose(view, now)
+        states = self._lifecycle.states
+        for request_id, kind in composition.preempt:
+            self._lifecycle.preempt(states[request_id], kind)
+        for request_id in composition.admit:
+            self._lifecycle.admit(request_id, micro_batch_id)
+        chosen = [(states[request_id], 1) for request_id in composition.decode]
+        chosen += [(states[request_id], num) for request_id, num in composition.chunks]
+        self._rows.build(self._draft, chosen, micro_batch_id, self._next_sequence)
+        if not self._draft.rows:
+            return False
+        self._follow_up(micro_batch_id, composition)
+        return True
+
+    def _follow_up(self, micro_batch_id: int, composition: Composition) -> None:
+        """What goes beside the rows: unfilled blocks down, blocks for the next turn up."""
+        lifecycle, draft = self._lifecycle, self._draft
+        self._rotation.store_tails(draft, lifecycle.micro_batches[micro_batch_id])
+        wanted = [lifecycle.states[request_id] for request_id in composition.prefetch]
+        chosen = [state for state in wanted if state.status is RequestStatus.RUNNING]
+        loadable = [state for state in chosen if self._rotation.is_loadable(state)]
+        self._rotation.prefetch(draft, loadable, micro_batch_id)
+        for state in chosen:
+            if state.num_in_flight == 0 and not self._rotation.is_loadable(state):
+                lifecycle.send_for(state)
+        lifecycle.accounting.prefetch_budget_bytes = composition.prefetch_budget_bytes
+
+    def _send(self, micro_batch_id: int) -> Plan:
+        draft, self._draft = self._draft, MessageDraft()
+        draft.finished_ids, self._lifecycle.newly_finished_ids = (
+            self._lifecycle.newly_finished_ids,
+            [],
+        )
+        plan = draft.build(self._next_sequence, micro_batch_id)
+        self._next_sequence += 1
+        self._num_in_flight += 1
+        self._lifecycle.accounting.num_steps += 1
+        if plan.stage_input.scheduled:
+            num = self.config.num_micro_batches
+            self._next_micro_batch_id = (micro_batch_id + 1) % num
+        return plan
+
+    # --- what comes back
+
+    def update_from_report(self, report: StageReport, shape: BatchShape | None) -> None:
+        """Take one stage's report; ``shape`` is that of its message, None for an idle report."""
+        completed = self._manager.update_from_report(report.stage, report.copies)
+        num_stages = self.config.geometry.num_stages
+        for copy in completed:
+            self._links.observe(
+                copy.source, copy.target, copy.num_bytes // num_stages, copy.seconds
+            )
+        lifecycle = self._lifecycle
+        lifecycle.accounting.note_report(report)
+        lifecycle.accounting.note_copies(completed)
+        lifecycle.transit.note_completed(completed)
+        for copy in completed:
+            lifecycle.residency.note_stored(copy.block_ids)
+            lifecycle.cut_at_lost_blocks(copy.lost_block_ids)
+        if shape is not None:
+            self._estimator.observe(shape, report.stage, report.compute_seconds)
+
+    def update_from_output(self, plan: Plan, sampled: Mapping[int, SampledToken]) -> None:
+        """The last stage is through with ``plan``; ``sampled`` holds its tokens by request id."""
+        self._num_in_flight -= 1
+        for row in plan.stage_input.scheduled:
+            state = self._lifecycle.states[row.request_id]
+            state.num_in_flight -= 1
+            if row.needs_sample:
+                if row.request_id not in sampled:
+                    raise InvariantError(
+                        f"message {plan.sequence}: no token came back for request {row.request_id}"
+                    )
+                state.num_unknown_tokens -= 1
+                if not state.is_finished:
+                    self._append(state, sampled[row.request_id])
+            self._settle(state)
+
+    def _append(self, state: RequestState, sampled: SampledToken) -> None:
+        self._lifecycle.accounting.num_generated_tokens += 1
+        try:
+            reason = append_token(state, sampled)
+        except RequestError as error:
+            self._lifecycle.finish(state, FinishReason.ERROR, error.code, error.message)
+            return
+        if reason is not None:
+            self._lifecycle.finish(state, reason)
+        else:
+            self._lifecycle.sharing.commit(state)
+
+    def _settle(self, state: RequestState) -> None:
+        """What had to wait for the last row in flight."""
+        if state.num_in_flight:
+            return
+        if state.is_finished:
+            if state.request_id in self._lifecycle.states:
+                self._lifecycle.forget(state)
+        elif state.preemption is not None:
+            self._lifecycle.preempt(state, state.preemption)

@@ -1,0 +1,41 @@
+"""Follows each message until every stage has reported it."""
+
+from __future__ import annotations
+
+from pipemax_worker.contract.messages import StageReport
+from pipemax_worker.contract.statistics import StepRecord
+from pipemax_worker.engine.message import Plan
+
+
+class StepRecorder:
+    """Messages with rows, by sequence, and the records of those that are complete."""
+
+    def __init__(self, num_stages: int) -> None:
+        self._num_stages = num_stages
+        self._open: dict[int, tuple[Plan, list[float]]] = {}
+        self._records: list[StepRecord] = []
+
+    def start(self, plan: Plan) -> None:
+        if plan.stage_input.scheduled:
+            self._open[plan.sequence] = (plan, [])
+
+    def report(self, report: StageReport) -> Plan | None:
+        """Note one stage's time; returns the message's plan."""
+        if report.sequence not in self._open:
+            return None
+        plan, seconds = self._open[report.sequence]
+        seconds.append(report.compute_seconds)
+        if len(seconds) == self._num_stages:
+            del self._open[report.sequence]
+            self._records.append(_build_record(plan, max(seconds)))
+        return plan
+
+    def take(self) -> list[StepRecord]:
+        records, self._records = self._records, []
+        return records
+
+
+def _build_record(plan: Plan, seconds: float) -> StepRecord:
+    rows = plan.stage_input.scheduled
+    num_prefill_tokens = sum(row.num_new_tokens for row in rows if row.num_new_tokens > 1)
+    return StepRecord(plan.sequence, plan.shape.num_tokens, num_prefill_tokens, seconds)

@@ -1,0 +1,122 @@
+"""Builds what the policy sees of one turn."""
+
+from __future__ import annotations
+
+from heapq import nlargest
+from itertools import islice
+
+from pipemax_worker.contract.geometry import Tier
+from pipemax_worker.engine.config import SchedulerConfig
+from pipemax_worker.engine.lifecycle import Lifecycle
+from pipemax_worker.engine.micro_batches import MicroBatch
+from pipemax_worker.engine.request_state import RequestState
+from pipemax_worker.engine.view import (
+    LackingRequest,
+    PreemptibleRequest,
+    ReadyRequest,
+    SchedulerView,
+)
+from pipemax_worker.kvcache.block_manager import BlockManager
+from pipemax_worker.performance.batch_shape import Estimator
+from pipemax_worker.performance.link import LinkEstimator
+
+_MAX_LACKING = 64
+_MAX_PREEMPTIBLE = 8
+
+
+class ViewBuilder:
+    """Reads the scheduler's state; changes nothing."""
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        manager: BlockManager,
+        lifecycle: Lifecycle,
+        estimator: Estimator,
+        links: LinkEstimator,
+    ) -> None:
+        self._config = config
+        self._manager = manager
+        self._lifecycle = lifecycle
+        self._estimator = estimator
+        self._links = links
+
+    def build(self, micro_batch_id: int) -> SchedulerView:
+        lifecycle, config = self._lifecycle, self._config
+        ready = self._ready(lifecycle.micro_batches[micro_batch_id])
+        num_needed = sum(row.num_new_blocks for row in ready)
+        num_allocatable = self._num_allocatable()
+        is_short = num_needed > num_allocatable
+        return SchedulerView(
+            micro_batch_id=micro_batch_id,
+            ready=ready,
+            waiting=lifecycle.admission.candidates(),
+            lacking=self._lacking(micro_batch_id),
+            preemptible=self._preemptible() if is_short else (),
+            token_target=config.token_target,
+            max_batched_tokens=config.max_batched_tokens,
+            max_num_requests=config.max_num_requests,
+            block_tokens=config.block_tokens,
+            slot_bytes=config.slot_bytes,
+            num_unfinished=lifecycle.num_unfinished,
+            num_unreserved_blocks=lifecycle.admission.num_unreserved_blocks,
+            num_allocatable_blocks=num_allocatable,
+            num_returning_blocks=lifecycle.num_returning_blocks,
+            num_nvme_blocks=self._manager.num_available_nvme_slots,
+            micro_batch_sizes=lifecycle.micro_batches.sizes,
+            micro_batch_seconds=lifecycle.micro_batches.seconds(),
+            load_bytes_per_second=self._links.bandwidth(Tier.HOST, Tier.DEVICE),
+            demote_bytes_per_second=self._links.bandwidth(Tier.HOST, Tier.NVME),
+            promote_bytes_per_second=self._links.bandwidth(Tier.NVME, Tier.HOST),
+            predict=self._estimator.predict,
+        )
+
+    def _ready(self, micro_batch: MicroBatch) -> tuple[ReadyRequest, ...]:
+        run_ahead, block_tokens = self._config.run_ahead, self._config.block_tokens
+        states = [s for s in micro_batch.resident.values() if s.is_ready(run_ahead)]
+        states.sort(key=_least_recently_run)
+        return tuple(
+            ReadyRequest(
+                request_id=state.request_id,
+                num_remaining_tokens=state.num_remaining_tokens,
+                num_computed_tokens=state.num_computed_tokens,
+                num_new_blocks=state.num_new_blocks(1, block_tokens),
+            )
+            for state in states
+        )
+
+    def _num_allocatable(self) -> int:
+        """Blocks to be had without preempting: rotation makes room on the device, nothing makes
+        room on HOST."""
+        if self._manager.has_host_tier:
+            return self._manager.num_available_host_slots
+        return self._lifecycle.residency.num_free()
+
+    def _lacking(self, micro_batch_id: int) -> tuple[LackingRequest, ...]:
+        following = self._lifecycle.micro_batches.next_with_requests(micro_batch_id)
+        if following is None:
+            return ()
+        return tuple(
+            LackingRequest(state.request_id, len(state.block_ids) - len(state.on_device))
+            for state in islice(following.lacking.values(), _MAX_LACKING)
+            if state.preemption is None
+        )
+
+    def _preemptible(self) -> tuple[PreemptibleRequest, ...]:
+        """The youngest, never the oldest of all: somebody must get through."""
+        running = [state for micro_batch in self._lifecycle.micro_batches for state in micro_batch]
+        oldest_id = min((state.request_id for state in running), default=-1)
+        youngest = nlargest(_MAX_PREEMPTIBLE, running, key=lambda state: state.request_id)
+        return tuple(
+            PreemptibleRequest(
+                request_id=state.request_id,
+                num_own_blocks=len(self._lifecycle.residency.own_block_ids(state)),
+                num_computed_tokens=state.num_computed_tokens,
+            )
+            for state in youngest
+            if state.request_id != oldest_id and state.preemption is None
+        )
+
+
+def _least_recently_run(state: RequestState) -> tuple[int, int]:
+    return state.last_turn, state.request_id
