@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipemax_worker.cli import bench, results, run, status, validate
+from pipemax_worker.cli import results, run, status, validate
 from pipemax_worker.errors import PipemaxError
 from pipemax_worker.runner.termination import write_termination_message
 
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (run, validate, status, results, bench):
+    for command in (run, validate, status, results):
         command.add_parser(commands)
     return parser
 

@@ -40,6 +40,10 @@ class Engine:
         self._last_stage = scheduler.config.geometry.num_stages - 1
         self._records = StepRecorder(scheduler.config.geometry.num_stages)
 
+    def check_request(self, request: Request) -> None:
+        """Raises RequestError if ``request`` can never run in these tiers."""
+        self.scheduler.check_request(request)
+
     def add_request(self, request: Request, stop_checker: StopChecker | None = None) -> None:
         """Queue a request. Raises RequestError if it can never run in these tiers."""
         self.scheduler.add_request(request, stop_checker)

@@ -60,12 +60,17 @@ class Scheduler:
         self._next_sequence = 0
         self._next_micro_batch_id = 0
         self._num_in_flight = 0
+        self._has_changed = False
 
     # --- requests
 
+    def check_request(self, request: Request) -> None:
+        """Raises RequestError if ``request`` can never run in these tiers."""
+        self._lifecycle.admission.check(request)
+
     def add_request(self, request: Request, stop_checker: StopChecker | None = None) -> int:
         """Queue a request; returns its id. Raises RequestError if it can never run."""
-        self._lifecycle.admission.check(request)
+        self.check_request(request)
         request_id = self._next_request_id
         self._next_request_id += 1
         self._lifecycle.add(RequestState(request_id, request, stop_checker))
@@ -106,9 +111,12 @@ class Scheduler:
         Raises InvariantError if that can never be: nothing is in flight and nothing can be done.
         """
         self._lifecycle.advance_transit(self._draft)
-        for micro_batch_id in self._turn_order():
-            if self._compose(micro_batch_id, now):
-                return self._send(micro_batch_id)
+        self._has_changed = True
+        while self._has_changed:  # who was preempted or admitted in vain has made room, or needs it
+            self._has_changed = False
+            for micro_batch_id in self._turn_order():
+                if self._compose(micro_batch_id, now):
+                    return self._send(micro_batch_id)
         if self._num_in_flight == 0 and self.has_unfinished_requests:
             return self._break_stall(now)
         return self._send(self._next_micro_batch_id) if self._draft.has_copies else None
@@ -119,7 +127,6 @@ class Scheduler:
 
     def _break_stall(self, now: float) -> Plan | None:
         """Nothing runs and no row could be built: one request gets all the room there is."""
-        self._lifecycle.advance_transit(self._draft)  # composing may have sent for somebody's KV
         focus = None if self._draft.has_copies else self._stall.make_room(self._draft)
         if self._draft.has_copies:
             return self._send(self._next_micro_batch_id)
@@ -140,10 +147,11 @@ class Scheduler:
             return False
         composition = self._policy.compose(view, now)
         states = self._lifecycle.states
+        self._has_changed |= bool(composition.preempt or composition.admit)
         for request_id, kind in composition.preempt:
             self._lifecycle.preempt(states[request_id], kind)
         for request_id in composition.admit:
-            self._lifecycle.admit(request_id, micro_batch_id)
+            self._lifecycle.admit(request_id, micro_batch_id, self._draft)
         chosen = [(states[request_id], 1) for request_id in composition.decode]
         chosen += [(states[request_id], num) for request_id, num in composition.chunks]
         self._rows.build(self._draft, chosen, micro_batch_id, self._next_sequence)
@@ -162,7 +170,7 @@ class Scheduler:
         self._rotation.prefetch(draft, loadable, micro_batch_id)
         for state in chosen:
             if state.num_in_flight == 0 and not self._rotation.is_loadable(state):
-                lifecycle.send_for(state)
+                lifecycle.fetch_again(state, draft)
         lifecycle.accounting.prefetch_budget_bytes = composition.prefetch_budget_bytes
 
     def _send(self, micro_batch_id: int) -> Plan:

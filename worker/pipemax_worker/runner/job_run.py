@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pipemax_worker.contract.clock import Clock
+from pipemax_worker.contract.statistics import StepRecord
 from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.engine.engine import Engine
 from pipemax_worker.errors import PipemaxError, StoppedError, TooManyFailuresError
@@ -34,6 +37,7 @@ class JobRun:
         display: Display,
         clock: Clock,
         output_place: str,
+        observe_step: Callable[[StepRecord], None],
     ) -> None:
         self._job_name = job_name
         self._engine = engine
@@ -42,6 +46,7 @@ class JobRun:
         self._display = display
         self._clock = clock
         self._output_place = output_place
+        self._observe_step = observe_step
         self._input_bytes = sum(input_range.size_bytes for input_range in ledger.ranges)
         self._bytes_done_before = sum(
             ledger.ranges[index].size_bytes for index in ledger.done_ranges()
@@ -85,6 +90,8 @@ class JobRun:
             if self._feed.is_exhausted and not self._engine.has_unfinished_requests:
                 break
             self._collector.add_finished(self._engine.step())
+            for step in self._engine.take_step_records():
+                self._observe_step(step)
             self._publish_if_due(error_policy)
         self._judge(error_policy, is_final=True)
 

@@ -110,12 +110,10 @@ def _run(
             job.spec, prepared.model_config, places.model_folder, nvme_folder, count_gpus()
         )
         display.message(_describe_start(job, settings))
-        metrics: list[Metrics] = []
         with open_session(
-            settings,
-            on_ready=lambda ready: display.message(_describe_stage(ready)),
-            on_step=lambda step: metrics[0].observe_step(step),
+            settings, on_ready=lambda ready: display.message(_describe_stage(ready))
         ) as session:
+            metrics = Metrics(lambda: run.snapshot, session.geometry, version("pipemax"))
             run = JobRun(
                 job.metadata.name,
                 session.engine,
@@ -125,10 +123,10 @@ def _run(
                 display,
                 clock,
                 places.output,
+                metrics.observe_step,
             )
-            metrics.append(Metrics(lambda: run.snapshot, session.geometry, version("pipemax")))
             display.message(_describe_tiers(session.geometry))
-            with _telemetry(options, metrics[0], run, display):
+            with _telemetry(options, metrics, run, display):
                 snapshot = run.run(stop, job.spec.error_policy, job.spec.deadline)
     if ledger.is_finished:
         write_manifest(store, ledger)

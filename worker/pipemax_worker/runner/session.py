@@ -11,7 +11,6 @@ from pathlib import Path
 from pipemax_worker.contract.clock import Clock, MonotonicClock
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES, KVGeometry, Tier
 from pipemax_worker.contract.messages import StageReady
-from pipemax_worker.contract.statistics import StepRecord
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.engine import Engine
 from pipemax_worker.engine.policies import build_policy
@@ -47,7 +46,6 @@ class Session:
 def open_session(
     settings: SessionSettings,
     on_ready: Callable[[StageReady], None] | None = None,
-    on_step: Callable[[StepRecord], None] | None = None,
     clock: Clock | None = None,
 ) -> Iterator[Session]:
     """Start the stages and the engine; stop them at the end, whatever happens.
@@ -64,7 +62,6 @@ def open_session(
             build_scheduler(settings, geometry),
             clock or MonotonicClock(),
             COLLECT_TIMEOUT_SECONDS,
-            on_step=on_step,
         )
         yield Session(engine, geometry, stages)
     finally:
