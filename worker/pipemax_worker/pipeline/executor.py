@@ -35,6 +35,9 @@ LAST_WORDS_MILLISECONDS = 200
 FAILED_EXIT_SECONDS = 1.0
 """How long a stage that has said why it fails may take to exit before it is killed."""
 
+RECONNECT_MILLISECONDS = 10
+"""A stage binds its input when it has started; until then connecting is tried again this often."""
+
 ProgressCallback = Callable[[StageReady], None]
 
 
@@ -130,7 +133,9 @@ class PipelineExecutor:
             socket = self._context.socket(zmq.PUSH)
             socket.sndhwm = 0
             socket.linger = 0
-            socket.bind(config.input_address)
+            # The end that connects can always send: one that binds blocks while no peer is there.
+            socket.reconnect_ivl = RECONNECT_MILLISECONDS
+            socket.connect(config.input_address)
             self._inputs.append(socket)
         for config in configs:
             self._processes[config.stage] = start_stage(config, self._entry_point)
@@ -148,10 +153,10 @@ class PipelineExecutor:
             running = [process for process in running if process.exitcode is None]
 
     def _close_sockets(self) -> None:
-        self._inputs.clear()
         if self._context is not None:
             self._context.destroy(linger=0)
             self._context = None
+        self._inputs.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None

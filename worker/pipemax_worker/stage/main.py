@@ -180,7 +180,7 @@ class ZmqInbox:
         self._socket = context.socket(zmq.PULL)
         self._socket.rcvhwm = 0
         self._socket.linger = 0
-        self._socket.connect(address)
+        self._socket.bind(address)
 
     def receive(self, wakeup_fd: int) -> StageInput | Shutdown | None:
         poller = zmq.Poller()

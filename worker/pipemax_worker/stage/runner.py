@@ -27,7 +27,9 @@ from pipemax_worker.stage.kv.mover import KVMover
 
 
 class Model(Protocol):
-    def forward(self, entering: torch.Tensor, batch: Batch, kv: torch.Tensor) -> torch.Tensor: ...
+    def forward(
+        self, entering: torch.Tensor, batch: Batch, kv: torch.Tensor, /
+    ) -> torch.Tensor: ...
 
 
 class TokenSampler(Protocol):

@@ -1,0 +1,164 @@
+"""From a job's sizes to geometry and stage configurations."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from kit.fake_model import fake_model_config
+from kit.pipeline_driver import make_settings
+from pipemax_worker.contract.geometry import KVGeometry
+from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.errors import KVTierError, StageDiedError
+from pipemax_worker.pipeline.cores import available_cores
+from pipemax_worker.pipeline.settings import (
+    CUDA_RESERVE_BYTES,
+    PipelineSettings,
+    activation_bytes,
+    build_geometry,
+    build_stage_configs,
+    weight_bytes,
+)
+
+GIB = 1 << 30
+
+
+def on_gpu(**changes: object) -> PipelineSettings:
+    """Qwen2.5-32B's shape in bfloat16."""
+    config = msgspec.structs.replace(
+        fake_model_config(64),
+        hidden_size=5120,
+        intermediate_size=27648,
+        num_attention_heads=40,
+        num_key_value_heads=8,
+        head_dim=128,
+        vocab_size=152064,
+    )
+    settings = msgspec.structs.replace(
+        make_settings(4, model_config=config),
+        device="cuda",
+        device_kv_bytes=None,
+        dtype="bfloat16",
+        kv_dtype="bfloat16",
+        block_tokens=16,
+    )
+    return msgspec.structs.replace(settings, **changes)
+
+
+def test_slots_are_what_the_bytes_hold(tmp_path: Path) -> None:
+    settings = make_settings(2, folder=tmp_path)
+    geometry = build_geometry(settings)
+    assert geometry.layers_of_stage == (2, 2)
+    slot_bytes = geometry.slot_bytes(0)
+    assert geometry.num_device_slots == (1 << 19) // slot_bytes
+    assert geometry.num_host_slots == (2 << 19) // (2 * slot_bytes)
+    assert geometry.num_nvme_slots == geometry.num_host_slots
+
+
+def test_the_stage_with_most_layers_decides_the_device_slots() -> None:
+    settings = make_settings(2, model_config=fake_model_config(5))
+    geometry = build_geometry(settings)
+    most = max(range(2), key=lambda stage: geometry.layers_of_stage[stage])
+    assert geometry.num_device_slots == (1 << 19) // geometry.slot_bytes(most)
+
+
+def test_no_nvme_folder_no_nvme_tier() -> None:
+    settings = make_settings(2)
+    geometry = build_geometry(settings)
+    assert geometry.num_nvme_slots == 0
+    assert [config.nvme_path for config in build_stage_configs(settings, geometry)] == [None] * 2
+
+
+def test_the_cpu_has_a_fixed_device_tier() -> None:
+    settings = msgspec.structs.replace(make_settings(2), device_kv_bytes=None)
+    geometry = build_geometry(settings)
+    assert geometry.num_device_slots == GIB // 2 // geometry.slot_bytes(0)
+
+
+def test_a_gpu_gives_what_weights_and_buffers_leave() -> None:
+    settings = on_gpu(memory_fraction=0.9)
+    geometry = build_geometry(settings, [24 * GIB] * 4)
+    rooms = [
+        int(24 * GIB * 0.9)
+        - weight_bytes(settings.model_config, geometry.layers_of_stage, stage, "bfloat16")
+        - activation_bytes(settings, stage)
+        - CUDA_RESERVE_BYTES
+        for stage in range(4)
+    ]
+    slots = [room // geometry.slot_bytes(stage) for stage, room in enumerate(rooms)]
+    assert geometry.num_device_slots == min(slots)
+    assert 50_000 < geometry.num_device_slots * 16 < 120_000  # tokens
+
+
+def test_a_memory_limit_counts_as_the_gpus_size() -> None:
+    limited = build_geometry(on_gpu(memory_limit_bytes=24 * GIB), [140 * GIB] * 4)
+    assert limited == build_geometry(on_gpu(), [24 * GIB] * 4)
+
+
+def test_the_smallest_gpu_decides() -> None:
+    mixed = build_geometry(on_gpu(), [48 * GIB, 24 * GIB, 48 * GIB, 48 * GIB])
+    roomy = build_geometry(on_gpu(), [48 * GIB] * 4)
+    assert mixed.num_device_slots < roomy.num_device_slots
+
+
+def test_weights_that_do_not_fit_are_named_in_the_error() -> None:
+    with pytest.raises(KVTierError, match=r"stage 0: weights of 1\d\.\d GiB .* use more stages"):
+        build_geometry(on_gpu(), [16 * GIB] * 4)
+
+
+def test_more_stages_than_gpus() -> None:
+    with pytest.raises(StageDiedError, match="4 stages need as many GPUs, and 1 are visible"):
+        build_geometry(on_gpu(), [24 * GIB])
+
+
+def test_a_device_tier_without_room_for_a_block() -> None:
+    with pytest.raises(KVTierError, match="holds no block"):
+        build_geometry(make_settings(2, device_kv_bytes=100))
+
+
+def test_tied_embeddings_are_held_once_by_a_single_stage() -> None:
+    config = msgspec.structs.replace(fake_model_config(4), tie_word_embeddings=True)
+    table = config.embedding_parameters * 4
+    alone = weight_bytes(config, (4,), 0, "float32")
+    split = sum(weight_bytes(config, (2, 2), stage, "float32") for stage in range(2))
+    assert split - alone == table
+
+
+def test_each_stage_knows_its_part(tmp_path: Path) -> None:
+    settings = make_settings(3, folder=tmp_path, model_config=fake_model_config(7))
+    geometry = build_geometry(settings)
+    configs = build_stage_configs(settings, geometry, num_cores=8)
+    assert [config.stage for config in configs] == [0, 1, 2]
+    assert [config.first_layer for config in configs] == [
+        0,
+        geometry.layers_of_stage[0],
+        sum(geometry.layers_of_stage[:2]),
+    ]
+    assert {config.num_threads for config in configs} == {2}
+    assert [config.device for config in configs] == ["cpu"] * 3
+    assert configs[1].nvme_path == str(tmp_path / "stage-1.kv")
+    assert msgspec.msgpack.decode(configs[2].geometry, type=KVGeometry) == geometry
+    decoded = msgspec.msgpack.decode(configs[2].model_config, type=ModelConfig)
+    assert decoded == settings.model_config
+
+
+def test_gpu_stages_have_a_gpu_each() -> None:
+    settings = on_gpu(memory_limit_bytes=24 * GIB)
+    configs = build_stage_configs(settings, build_geometry(settings, [80 * GIB] * 4))
+    assert [config.device for config in configs] == [f"cuda:{stage}" for stage in range(4)]
+    assert {config.memory_limit_bytes for config in configs} == {24 * GIB}
+
+
+def test_more_stages_than_cores_have_one_thread_each() -> None:
+    settings = make_settings(4)
+    configs = build_stage_configs(settings, build_geometry(settings), num_cores=2)
+    assert {config.num_threads for config in configs} == {1}
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"), [("max 100000", None), ("50000 100000", 1), ("x", None)]
+)
+def test_a_containers_cpu_limit_counts(tmp_path: Path, limit: str, cores: int | None) -> None:
+    cpu_max = tmp_path / "cpu.max"
+    cpu_max.write_text(limit)
+    unlimited = available_cores(tmp_path / "missing")
+    assert available_cores(cpu_max) == (cores or unlimited)
