@@ -63,7 +63,9 @@ class BlockTable:
         block.ref_count += 1
         if block.ref_count == 1:
             self._count_cached(block, -1)
-            self.refresh_all(block)
+            for tier in TIERS:
+                self.droppable[tier].remove(block.block_id)
+            self.refresh(block, DEVICE)
 
     def dereference(self, block: Block) -> None:
         """Drop one reference; the last one leaves a cached block or none at all."""
@@ -133,6 +135,8 @@ class BlockTable:
 
     def refresh(self, block: Block, tier: Tier) -> None:
         """Bring ``droppable`` in step after a change of references, pins or valid copies."""
+        if tier is not DEVICE and block.ref_count:
+            return  # never listed
         if self.is_droppable(block, tier):
             self.droppable[tier].insert(block.block_id, block.ref_count > 0)
         else:

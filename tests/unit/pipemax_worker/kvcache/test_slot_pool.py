@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+from pipemax_worker.errors import InvariantError
+from pipemax_worker.kvcache.slot_pool import SlotPool
+
+
+def test_every_slot_is_handed_out_once() -> None:
+    pool = SlotPool(3)
+    assert sorted([*pool.allocate(2), *pool.allocate(1)]) == [0, 1, 2]
+    assert pool.num_free == 0
+    with pytest.raises(InvariantError, match="1 slots asked of a pool with 0 free"):
+        pool.allocate(1)
+
+
+def test_allocating_none_is_allowed_and_takes_none() -> None:
+    pool = SlotPool(2)
+    assert pool.allocate(0) == []
+    assert pool.num_free == 2
+
+
+def test_a_released_slot_is_free_at_once_unless_a_copy_uses_it() -> None:
+    pool = SlotPool(2)
+    pinned, plain = pool.allocate(2)
+    pool.pin([pinned])
+    pool.release(pinned)
+    pool.release(plain)
+    assert pool.free_slots == (plain,)
+    assert pool.draining_slots == {pinned}
+    pool.unpin([pinned])
+    assert set(pool.free_slots) == {plain, pinned}
+    assert not pool.draining_slots
+
+
+def test_the_last_of_several_copies_frees_the_slot() -> None:
+    pool = SlotPool(1)
+    (slot,) = pool.allocate(1)
+    pool.pin([slot])
+    pool.pin([slot])
+    pool.release(slot)
+    pool.unpin([slot])
+    assert pool.is_pinned(slot)
+    assert pool.num_free == 0
+    pool.unpin([slot])
+    assert not pool.is_pinned(slot)
+    assert pool.num_free == 1
+
+
+def test_a_copy_that_ends_leaves_an_owned_slot_owned() -> None:
+    pool = SlotPool(1)
+    slots = pool.allocate(1)
+    pool.pin(slots)
+    pool.unpin(slots)
+    assert pool.num_free == 0
+    with pytest.raises(InvariantError, match="no copy uses it"):
+        pool.unpin(slots)
