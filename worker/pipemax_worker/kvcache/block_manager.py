@@ -12,7 +12,7 @@ loads run beside the forward, so a slot that they target must not be allocated a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from operator import itemgetter
 
 from pipemax_worker.contract.geometry import Tier
@@ -64,8 +64,10 @@ class BlockManager:
     def num_available_device_slots(self, protected: Collection[int] = ()) -> int:
         """Free slots and those that can be evicted now, blocks in ``protected`` left alone."""
         droppable = self._table.droppable[DEVICE]
-        num_protected = sum(map(droppable.__contains__, set(protected))) if len(droppable) else 0
-        return self.num_free_device_slots + len(droppable) - num_protected
+        num_available = self.num_free_device_slots + len(droppable)
+        if len(droppable) and protected:
+            num_available -= sum(map(droppable.__contains__, _as_set(protected)))
+        return num_available
 
     @property
     def num_available_host_slots(self) -> int:
@@ -84,7 +86,7 @@ class BlockManager:
         reserved HOST slot, so that write-through never waits. Evicts and drops as needed, never a
         protected block; None, and nothing changed, if that does not make enough room.
         """
-        table, keep = self._table, _as_container(protected)
+        table, keep = self._table, _as_set(protected)
         tiers = (DEVICE, HOST) if self.has_host_tier else (DEVICE,)
         victims = [table.choose_victims(tier, num_blocks, keep) for tier in tiers]
         if None in victims:
@@ -195,7 +197,7 @@ class BlockManager:
         None if there is nothing to load or not enough room (and then nothing changed). Raises
         InvariantError for a block without a valid HOST copy.
         """
-        return self._orders.load(block_ids, _as_container(protected))
+        return self._orders.load(block_ids, _as_set(protected))
 
     def order_demote(self, block_ids: Sequence[int]) -> CopyJob | None:
         """HOST->NVME. Once reported, the HOST slot is given up; a DEVICE copy stays, evictable.
@@ -260,7 +262,7 @@ class BlockManager:
         integrity.check_integrity(self._table, self._pending)
 
 
-def _as_container(protected: Collection[int]) -> Container[int]:
+def _as_set(protected: Collection[int]) -> Collection[int]:
     if isinstance(protected, Set | Mapping) or not protected:
         return protected
     return frozenset(protected)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from kit.kv_driver import KVDriver
@@ -79,6 +79,7 @@ TestPhysical.settings = settings(
     max_examples=100,
     stateful_step_count=20,
     deadline=None,
+    phases=set(Phase) - {Phase.explain},  # explaining a failure takes minutes here
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
