@@ -144,8 +144,7 @@ def run_stage(
             feedback=feedback,
             send_event=send_event,
         )
-        gc.collect()
-        gc.freeze()
+        gc.freeze()  # what is loaded stays: no collection need look at it (or unshare its pages)
         send_event(
             StageReady(
                 stage=config.stage,
