@@ -22,9 +22,56 @@ SUPPORTED_ARCHITECTURES = {
 }
 
 
+SUPPORTED_ROPE_TYPES = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
+}
+"""RoPE types, and the parameters that each cannot do without."""
+
+_REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
+
+_CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2},
+    "mistral": {
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "qwen2": {
+        "max_position_embeddings": 32768,
+        "num_key_value_heads": 32,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+    },
+    "qwen3": {
+        "max_position_embeddings": 32768,
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+    },
+}
+"""What transformers assumes where ``config.json`` does not name a field (null is another thing)."""
+
+
 class ModelConfig(msgspec.Struct, frozen=True):
     """The shape of a decoder-only transformer.
 
+    max_position_embeddings   the longest context that the model is run with. For longrope that is
+                      ``original_max_position_embeddings``: beyond it transformers' frequencies
+                      depend on the length of whatever is in the batch.
     sliding_windows   one entry a layer: how many positions it sees, or None for all.
     rope_parameters   Hugging Face's dictionary (``rope_type``, ``rope_theta``, ``factor``, ...).
     eos_token_ids     from ``config.json`` and ``generation_config.json``, both together.
@@ -110,7 +157,47 @@ def parse_model_config(
     raw: dict[str, Any], where: str, generation_eos: tuple[int, ...] = ()
 ) -> ModelConfig:
     """Build a :class:`ModelConfig` from the dictionary; ``where`` names the file in errors."""
-    architecture = next(
+    architecture = _supported_architecture(raw, where)
+    kind = SUPPORTED_ARCHITECTURES[architecture]
+    fields = {**_CLASS_DEFAULTS[kind], **raw}
+    _check_sizes(fields, where)
+    num_layers, num_heads = fields["num_hidden_layers"], fields["num_attention_heads"]
+    rope_parameters = _rope_parameters(fields, where)
+    has_bias = kind in ("llama", "qwen3") and bool(fields.get("attention_bias", False))
+    return ModelConfig(
+        architecture=architecture,
+        model_type=kind,
+        vocab_size=fields["vocab_size"],
+        hidden_size=fields["hidden_size"],
+        intermediate_size=fields["intermediate_size"],
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=fields.get("num_key_value_heads") or num_heads,
+        head_dim=fields.get("head_dim") or fields["hidden_size"] // num_heads,
+        hidden_act="silu",
+        rms_norm_eps=fields.get("rms_norm_eps", 1e-6),
+        max_position_embeddings=_longest_context(fields, rope_parameters),
+        tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
+        has_qkv_bias=kind == "qwen2" or has_bias,
+        has_output_bias=has_bias,
+        has_mlp_bias=kind == "llama" and bool(fields.get("mlp_bias", False)),
+        has_qk_norm=kind == "qwen3",
+        sliding_windows=_sliding_windows(fields, kind, num_layers),
+        rope_parameters=rope_parameters,
+        torch_dtype=_dtype(fields),
+        bos_token_id=fields.get("bos_token_id"),
+        eos_token_ids=tuple(
+            dict.fromkeys((*_token_ids(fields.get("eos_token_id")), *generation_eos))
+        ),
+        raw=raw,
+    )
+
+
+def _supported_architecture(raw: Any, where: str) -> str:
+    """The architecture; raises UnsupportedModelError for what no later check would notice."""
+    if not isinstance(raw, dict):
+        raise UnsupportedModelError(f"{where}: must hold a JSON object, holds {type(raw).__name__}")
+    architecture: str | None = next(
         (name for name in raw.get("architectures") or () if name in SUPPORTED_ARCHITECTURES), None
     )
     if architecture is None:
@@ -127,53 +214,76 @@ def parse_model_config(
         raise UnsupportedModelError(
             f"{where}: hidden_act {raw['hidden_act']!r} is not supported; supported: 'silu'"
         )
-    kind = SUPPORTED_ARCHITECTURES[architecture]
-    num_layers = raw["num_hidden_layers"]
-    num_heads = raw["num_attention_heads"]
-    return ModelConfig(
-        architecture=architecture,
-        model_type=kind,
-        vocab_size=raw["vocab_size"],
-        hidden_size=raw["hidden_size"],
-        intermediate_size=raw["intermediate_size"],
-        num_hidden_layers=num_layers,
-        num_attention_heads=num_heads,
-        num_key_value_heads=raw.get("num_key_value_heads") or num_heads,
-        head_dim=raw.get("head_dim") or raw["hidden_size"] // num_heads,
-        hidden_act="silu",
-        rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
-        max_position_embeddings=raw.get("max_position_embeddings", 2048),
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        has_qkv_bias=kind == "qwen2" or bool(raw.get("attention_bias", False)),
-        has_output_bias=kind != "qwen2" and bool(raw.get("attention_bias", False)),
-        has_mlp_bias=bool(raw.get("mlp_bias", False)),
-        has_qk_norm=kind == "qwen3",
-        sliding_windows=_sliding_windows(raw, kind, num_layers),
-        rope_parameters=_rope_parameters(raw),
-        torch_dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
-        bos_token_id=raw.get("bos_token_id"),
-        eos_token_ids=tuple(dict.fromkeys((*_token_ids(raw.get("eos_token_id")), *generation_eos))),
-        raw=raw,
-    )
+    return architecture
 
 
-def _sliding_windows(raw: dict[str, Any], kind: str, num_layers: int) -> tuple[int | None, ...]:
-    window = raw.get("sliding_window")
+def _check_sizes(fields: dict[str, Any], where: str) -> None:
+    for name in _REQUIRED:
+        value = fields.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            found = repr(value) if name in fields else "nothing"
+            raise UnsupportedModelError(f"{where}: {name} must be a positive integer, not {found}")
+    num_heads = fields["num_attention_heads"]
+    num_kv_heads = fields.get("num_key_value_heads") or num_heads
+    if num_heads % num_kv_heads:
+        raise UnsupportedModelError(
+            f"{where}: num_attention_heads ({num_heads}) must be a multiple of "
+            f"num_key_value_heads ({num_kv_heads})"
+        )
+
+
+def _dtype(fields: dict[str, Any]) -> str:
+    """``dtype`` since transformers 5, ``torch_dtype`` before."""
+    name = fields.get("dtype") or fields.get("torch_dtype") or "float32"
+    return str(name).removeprefix("torch.")
+
+
+def _sliding_windows(fields: dict[str, Any], kind: str, num_layers: int) -> tuple[int | None, ...]:
+    window = fields.get("sliding_window")
     if kind == "llama" or window is None:
         return (None,) * num_layers
     if kind == "mistral":
         return (window,) * num_layers
-    if not raw.get("use_sliding_window", False):
+    if not fields.get("use_sliding_window", False):
         return (None,) * num_layers
-    layer_types = raw.get("layer_types")
+    layer_types = fields.get("layer_types")
     if layer_types is None:
-        first = raw.get("max_window_layers", num_layers)
+        first = fields["max_window_layers"]
         return tuple(window if layer >= first else None for layer in range(num_layers))
     return tuple(window if kind_ == "sliding_attention" else None for kind_ in layer_types)
 
 
-def _rope_parameters(raw: dict[str, Any]) -> dict[str, Any]:
-    parameters = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
-    parameters.setdefault("rope_type", parameters.pop("type", "default"))
-    parameters.setdefault("rope_theta", raw.get("rope_theta", 10000.0))
+def _rope_parameters(fields: dict[str, Any], where: str) -> dict[str, Any]:
+    """``rope_parameters`` since transformers 5; ``rope_scaling`` and ``rope_theta`` before."""
+    parameters = dict(fields.get("rope_parameters") or fields.get("rope_scaling") or {})
+    old_name = parameters.pop("type", None)
+    rope_type = parameters.setdefault("rope_type", old_name or "default")
+    if parameters.get("rope_theta") is None:
+        parameters["rope_theta"] = fields.get("rope_theta") or 10000.0
+    is_nested = any(isinstance(value, dict) for value in parameters.values())
+    if rope_type not in SUPPORTED_ROPE_TYPES or is_nested:
+        raise UnsupportedModelError(
+            f"{where}: RoPE parameters {parameters} are not supported; supported: one set for all "
+            f"layers, of type {', '.join(SUPPORTED_ROPE_TYPES)}"
+        )
+    missing = [name for name in SUPPORTED_ROPE_TYPES[rope_type] if parameters.get(name) is None]
+    if missing:
+        raise UnsupportedModelError(
+            f"{where}: RoPE type {rope_type!r} needs {', '.join(missing)}, which is missing"
+        )
+    if (parameters.get("partial_rotary_factor") or 1.0) != 1.0:
+        raise UnsupportedModelError(
+            f"{where}: partial_rotary_factor {parameters['partial_rotary_factor']} is not "
+            "supported; supported: 1.0"
+        )
     return parameters
+
+
+def _longest_context(fields: dict[str, Any], rope_parameters: dict[str, Any]) -> int:
+    longest = int(fields["max_position_embeddings"])
+    if rope_parameters["rope_type"] != "longrope":
+        return longest
+    original = rope_parameters.get("original_max_position_embeddings") or fields.get(
+        "original_max_position_embeddings"
+    )
+    return min(longest, int(original)) if original else longest

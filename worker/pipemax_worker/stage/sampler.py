@@ -85,11 +85,11 @@ class RequestSampler:
         self.request_id = new_request.request_id
         self._params = new_request.sampling
         self._seed = new_request.seed
-        self._num_output_tokens = 0
         prompt = unpack_int32(new_request.prompt_token_ids)
         self._penalties = Penalties(self._params, prompt, vocab_size, device)
-        for token_id in unpack_int32(new_request.output_token_ids):
-            self.record(token_id)
+        output = unpack_int32(new_request.output_token_ids)
+        self._penalties.extend(output)
+        self._num_output_tokens = len(output)
 
     @property
     def is_plain_greedy(self) -> bool:
@@ -100,7 +100,7 @@ class RequestSampler:
 
     def record(self, token_id: int) -> None:
         """Append an output token."""
-        self._penalties.record(token_id)
+        self._penalties.extend([token_id])
         self._num_output_tokens += 1
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:

@@ -4,19 +4,20 @@
 #include "paged_attention.h"
 #include "vectors.h"
 
-/* target[i][rows] += sum over k of element(i, k) * right[k][rows] for four i at once. */
-#define OUTER_PRODUCTS(vectors, num_k, element, right)                                    \
-    vec acc[4][vectors];                                                                  \
-    for (int i = 0; i < 4; i++)                                                           \
-        for (int v = 0; v < (vectors); v++) acc[i][v] = load(target[i] + v * LANES);      \
-    for (int64_t k = 0; k < (num_k); k++) {                                               \
-        vec b[vectors];                                                                   \
-        for (int v = 0; v < (vectors); v++) b[v] = load((right) + k * stride + v * LANES); \
-        for (int i = 0; i < 4; i++)                                                       \
-            for (int v = 0; v < (vectors); v++) acc[i][v] += (element) * b[v];            \
-    }                                                                                     \
-    for (int i = 0; i < 4; i++)                                                           \
-        for (int v = 0; v < (vectors); v++) store(target[i] + v * LANES, acc[i][v]);
+#define MAX_VECTORS (MAX_ROWS / LANES)
+
+/* target[i][rows] += sum over k of element(i, k) * right[k][rows], for four i at once. The sums stay
+ * in registers: vectors is a constant wherever this is expanded. */
+#define OUTER_PRODUCTS(vectors, num_k, element, right)                          \
+    vec acc[4][MAX_VECTORS], b[MAX_VECTORS];                                    \
+    EACH(i, 4) EACH(v, vectors) acc[i][v] = load(target[i] + v * LANES);        \
+    for (int64_t k = 0; k < (num_k); k++) {                                     \
+        EACH(v, vectors) b[v] = load((right) + k * stride + v * LANES);         \
+        EACH(i, 4) EACH(v, vectors) acc[i][v] += (element) * b[v];              \
+    }                                                                           \
+    EACH(i, 4) EACH(v, vectors) store(target[i] + v * LANES, acc[i][v]);
+
+#define EACH(i, n) _Pragma("GCC unroll 4") for (int i = 0; i < (n); i++)
 
 static inline __attribute__((always_inline)) void score_tile(
     chunk_t *c, int64_t dim, int count, const int vectors) {

@@ -6,12 +6,11 @@
 #include "paged_attention.h"
 
 #include <omp.h>
-#include <stddef.h>
 
 #include "vectors.h"
 
 static size_t scratch_bytes(const layer_t *l) {
-    size_t decode = (size_t)l->num_heads * (size_t)(2 * l->head_dim + 2) * sizeof(float);
+    size_t decode = pipemax_decode_scratch_floats(l) * sizeof(float);
     size_t bytes = decode > sizeof(chunk_t) ? decode : sizeof(chunk_t);
     return (bytes + 63) / 64 * 64;
 }

@@ -1,6 +1,8 @@
 #ifndef PIPEMAX_PAGED_ATTENTION_H
 #define PIPEMAX_PAGED_ATTENTION_H
 
+#include <stddef.h>
+
 #include "step.h"
 
 #define MAX_ROWS 64     /* query rows of a chunk tile: tokens times heads of one KV head */
@@ -19,7 +21,8 @@ typedef struct {
 } chunk_t;
 
 void pipemax_decode_tile(const step_t *s, const layer_t *l, const int64_t *tile, const float *qkv,
-                         float *out, float *state);
+                         float *out, float *scratch);
+size_t pipemax_decode_scratch_floats(const layer_t *l);
 void pipemax_chunk_tile(const step_t *s, const layer_t *l, const int64_t *tile, const float *qkv,
                         float *out, chunk_t *c);
 
