@@ -85,7 +85,7 @@ def make_work(vocab_size: int, num_requests: int, max_prompt: int, seed: int = 0
 def session_settings(
     folder: Path, config: ModelConfig, setting: Setting, work: Work, nvme_folder: Path
 ) -> SessionSettings:
-    """Tight: device = one longest request and as much again; host = twice that; rest on NVMe."""
+    """Tight: device = one longest request and as much again; host = the same; rest on NVMe."""
     blocks = work.longest_blocks
     pipeline = PipelineSettings(
         model_folder=folder,
@@ -103,7 +103,7 @@ def session_settings(
     )
     shape = build_geometry(pipeline)
     device_blocks = 2 * blocks if setting.is_tight else 16 * blocks
-    host_blocks = 4 * blocks if setting.is_tight else 20 * blocks
+    host_blocks = 2 * blocks if setting.is_tight else 20 * blocks
     largest_slot = max(shape.slot_bytes(stage) for stage in range(shape.num_stages))
     pipeline = PipelineSettings(
         **{
@@ -119,6 +119,8 @@ def session_settings(
         prefix_sharing=setting.prefix_sharing,
         max_num_running=64,
         run_ahead=setting.run_ahead,
+        # Admit by the prompt alone: growth then runs out of host memory, and KV goes to NVMe.
+        growth_reserve_ratio=0.0 if setting.is_tight else 1.0,
     )
 
 

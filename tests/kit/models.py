@@ -59,10 +59,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 """Name -> (model type, what differs from ``SMALL``)."""
 
 
-def build_oracle(name: str, seed: int = 0) -> PreTrainedModel:
+def build_oracle(name: str, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     """The named model of ``MODELS`` in float32, every parameter random, biases and norms too."""
     model_type, changes = MODELS[name]
-    config = CONFIG_MAPPING[model_type](**{**SMALL, **changes})
+    config = CONFIG_MAPPING[model_type](**{**SMALL, **changes, **overrides})
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
@@ -72,7 +72,9 @@ def build_oracle(name: str, seed: int = 0) -> PreTrainedModel:
     return model.eval()
 
 
-def save_model(folder: Path, name: str, max_shard_size: str = "5GB", seed: int = 0) -> Path:
+def save_model(
+    folder: Path, name: str, max_shard_size: str = "5GB", seed: int = 0, **overrides: Any
+) -> Path:
     """Write the named model's folder; a small ``max_shard_size`` makes many shards."""
-    build_oracle(name, seed).save_pretrained(folder, max_shard_size=max_shard_size)
+    build_oracle(name, seed, **overrides).save_pretrained(folder, max_shard_size=max_shard_size)
     return folder

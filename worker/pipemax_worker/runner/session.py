@@ -79,6 +79,7 @@ def build_scheduler(settings: SessionSettings, geometry: KVGeometry) -> Schedule
         max_num_running=settings.max_num_running,
         run_ahead=settings.run_ahead,
         prefix_sharing=settings.prefix_sharing,
+        growth_reserve_ratio=settings.growth_reserve_ratio,
     )
     profile = profile_for_device(pipeline.device)
     costs = [_stage_cost(pipeline, geometry, stage) for stage in range(geometry.num_stages)]

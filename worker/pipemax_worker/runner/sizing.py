@@ -20,7 +20,8 @@ CUDA_ROWS_PER_STEP = 256
 class SessionSettings(msgspec.Struct, frozen=True):
     """A pipeline and how its engine schedules.
 
-    max_num_running  sequences that hold KV at a time, all micro-batches together.
+    max_num_running       sequences that hold KV at a time, all micro-batches together.
+    growth_reserve_ratio  share of the expected output for which room is kept at admission.
     """
 
     pipeline: PipelineSettings
@@ -29,6 +30,7 @@ class SessionSettings(msgspec.Struct, frozen=True):
     prefix_sharing: bool
     max_num_running: int
     run_ahead: bool = False
+    growth_reserve_ratio: float = 1.0
 
 
 def choose_device(wanted: str, num_gpus: int) -> str:
