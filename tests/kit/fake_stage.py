@@ -62,7 +62,7 @@ class FakeModel:
         mean = context.mean(1)
         if not torch.equal(context, mean[:, None].expand_as(context)):
             mean = mean + 1  # layers or heads disagree: let the text show it
-        weights = torch.arange(1, len(mean) + 1, dtype=torch.float64)
+        weights = torch.arange(1, len(mean) + 1, dtype=torch.float64, device=mean.device)
         checksums = torch.cumsum(weights * mean, 0)[positions] % PRIME
         return (values + checksums) % PRIME
 

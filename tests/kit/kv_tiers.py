@@ -32,11 +32,11 @@ def make_geometry(
 
 
 def make_tiers(
-    folder: Path, geometry: KVGeometry | None = None
+    folder: Path, geometry: KVGeometry | None = None, device_name: str = "cpu"
 ) -> tuple[DeviceKVCache, HostKVCache, NVMeKVFile]:
     geometry = geometry or make_geometry()
-    device = DeviceKVCache(geometry, 0, CPU)
-    host = HostKVCache(geometry, 0, pinned=False)
+    device = DeviceKVCache(geometry, 0, torch.device(device_name))
+    host = HostKVCache(geometry, 0, pinned=device.rows.is_cuda)
     nvme = NVMeKVFile(folder / "stage-0.kv", geometry.num_nvme_slots, geometry.slot_bytes(0))
     return device, host, nvme
 
@@ -44,8 +44,9 @@ def make_tiers(
 def fill_with_random_bytes(rows: torch.Tensor, seed: int) -> torch.Tensor:
     """Fill ``rows`` [num_slots, slot_bytes] and return a copy of what is in them."""
     generator = torch.Generator().manual_seed(seed)
-    rows.copy_(torch.randint(0, 256, rows.shape, generator=generator, dtype=torch.uint8))
-    return rows.clone()
+    contents = torch.randint(0, 256, rows.shape, generator=generator, dtype=torch.uint8)
+    rows.copy_(contents)
+    return contents
 
 
 def copy_job(

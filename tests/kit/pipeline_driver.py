@@ -21,6 +21,7 @@ from pipemax_worker.contract.messages import (
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.contract.request import SamplingParams
 from pipemax_worker.contract.transfers import pack_int32
+from pipemax_worker.pipeline.gpus import gpu_memory_bytes
 from pipemax_worker.pipeline.settings import (
     PipelineSettings,
     build_geometry,
@@ -38,6 +39,7 @@ def make_settings(
     model_folder: Path = Path("nowhere"),
     model_config: ModelConfig | None = None,
     device_kv_bytes: int = 1 << 19,
+    device: str = "cpu",
 ) -> PipelineSettings:
     return PipelineSettings(
         model_folder=model_folder,
@@ -48,6 +50,7 @@ def make_settings(
         block_tokens=BLOCK_TOKENS,
         max_batched_tokens=512,
         max_num_requests=64,
+        device=device,
         device_kv_bytes=device_kv_bytes,
         host_kv_bytes=num_stages << 19,
         nvme_kv_bytes=num_stages << 19,
@@ -56,7 +59,7 @@ def make_settings(
 
 
 def make_configs(settings: PipelineSettings) -> tuple[StageConfig, ...]:
-    return build_stage_configs(settings, build_geometry(settings), num_cores=1)
+    return build_stage_configs(settings, build_geometry(settings, gpu_memory_bytes()), num_cores=1)
 
 
 def geometry_of(configs: Sequence[StageConfig]) -> KVGeometry:

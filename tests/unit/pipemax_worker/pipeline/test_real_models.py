@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
+from kit.devices import devices
 from kit.models import VOCAB_SIZE, save_model
 from kit.oracle import ask_oracle, compare
 from kit.pipeline_driver import (
@@ -19,10 +20,13 @@ from pipemax_worker.pipeline.executor import PipelineExecutor
 NUM_TOKENS = 16
 
 
+@pytest.mark.parametrize("device", devices(num_gpus=4))
 @pytest.mark.parametrize(
     ("name", "num_stages"), [("llama", 1), ("qwen2", 2), ("mistral", 4), ("qwen3", 4)]
 )
-def test_greedy_tokens_are_the_oracles(tmp_path: Path, name: str, num_stages: int) -> None:
+def test_greedy_tokens_are_the_oracles(
+    tmp_path: Path, name: str, num_stages: int, device: str
+) -> None:
     folder = save_model(tmp_path, name)
     generator = random.Random(num_stages)
     prompts = [
@@ -30,7 +34,10 @@ def test_greedy_tokens_are_the_oracles(tmp_path: Path, name: str, num_stages: in
         for _ in range(6)
     ]
     settings = make_settings(
-        num_stages, model_folder=folder, model_config=load_model_config(folder)
+        num_stages,
+        model_folder=folder,
+        model_config=load_model_config(folder),
+        device=device,
     )
     executor = PipelineExecutor(make_configs(settings))
     try:

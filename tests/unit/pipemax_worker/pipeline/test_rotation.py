@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kit.devices import devices
 from kit.fake_model import PRIME, expected_tokens
 from kit.kv_tiers import copy_job
 from kit.pipeline_driver import (
@@ -96,16 +97,17 @@ def nvme(group: int) -> list[int]:
     return [40 - group * BLOCKS - block for block in range(BLOCKS)]
 
 
+@pytest.mark.parametrize("device", devices(num_gpus=2))
 @pytest.mark.parametrize("num_stages", [1, 2])
 def test_tokens_stay_right_while_kv_rotates_through_all_tiers(
-    tmp_path: Path, num_stages: int, kill_at_end: Callable[[PipelineExecutor], None]
+    tmp_path: Path, num_stages: int, device: str, kill_at_end: Callable[[PipelineExecutor], None]
 ) -> None:
     generator = random.Random(7)
     longest = BLOCKS * BLOCK_TOKENS - NUM_TURNS
     prompts = [
         [generator.randrange(PRIME) for _ in range(longest - group)] for group in range(NUM_GROUPS)
     ]
-    configs = make_configs(make_settings(num_stages, folder=tmp_path))
+    configs = make_configs(make_settings(num_stages, folder=tmp_path, device=device))
     geometry = geometry_of(configs)
     executor = PipelineExecutor(configs, entry_point="kit.fake_stage:main")
     kill_at_end(executor)

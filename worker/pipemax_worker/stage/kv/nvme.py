@@ -9,6 +9,7 @@ it; the host tier's rows are page-aligned for that, so no bounce buffer is neede
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -70,8 +71,7 @@ class NVMeKVFile:
         try:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                if num_bytes:
-                    os.posix_fallocate(fd, 0, num_bytes)
+                _allocate_blocks(fd, num_bytes)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -115,3 +115,12 @@ class NVMeKVFile:
         except OSError:
             return False
         return moved == len(buffers) * self.slot_bytes
+
+
+def _allocate_blocks(fd: int, num_bytes: int) -> None:
+    """Raise OSError if the disk has no room, before others on it find it full for a while."""
+    file_system = os.fstatvfs(fd)
+    if num_bytes > file_system.f_bavail * file_system.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if num_bytes:
+        os.posix_fallocate(fd, 0, num_bytes)

@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 import torch
+from kit.devices import devices
 from kit.kv_tiers import copy_job, fill_with_random_bytes, make_tiers
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.transfers import CopyJob
@@ -19,8 +20,8 @@ D, H, N = Tier.DEVICE, Tier.HOST, Tier.NVME
 
 
 class Tiers:
-    def __init__(self, folder: Path) -> None:
-        self.device, self.host, self.nvme = make_tiers(folder)
+    def __init__(self, folder: Path, device_name: str = "cpu") -> None:
+        self.device, self.host, self.nvme = make_tiers(folder, device_name=device_name)
         self.mover = KVMover(self.device, self.host, self.nvme)
         self.rows = {D: self.device.rows, H: self.host.rows}
 
@@ -34,6 +35,15 @@ def tiers(tmp_path: Path) -> Iterator[Tiers]:
     tiers = Tiers(tmp_path)
     yield tiers
     tiers.mover.close()
+    tiers.nvme.close()
+
+
+@pytest.fixture(params=devices())
+def tiers_of_each_device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tiers]:
+    tiers = Tiers(tmp_path, request.param)
+    yield tiers
+    tiers.mover.close()
+    tiers.host.close()
     tiers.nvme.close()
 
 
@@ -55,7 +65,8 @@ class Gate:
         monkeypatch.setattr(copier, "copy", gated)
 
 
-def test_a_block_survives_the_way_through_all_tiers(tiers: Tiers) -> None:
+def test_a_block_survives_the_way_through_all_tiers(tiers_of_each_device: Tiers) -> None:
+    tiers = tiers_of_each_device
     written = fill_with_random_bytes(tiers.device.rows, seed=1)
     tiers.run(copy_job(1, D, H, [0, 1, 4], [7, 2, 3]))
     tiers.run(copy_job(2, H, N, [7, 2, 3], [9, 0, 1]))
@@ -63,7 +74,7 @@ def test_a_block_survives_the_way_through_all_tiers(tiers: Tiers) -> None:
     tiers.device.rows.zero_()
     tiers.run(copy_job(3, N, H, [0, 1, 9], [4, 5, 6]))
     tiers.run(copy_job(4, H, D, [4, 5, 6], [1, 4, 0]))
-    assert torch.equal(tiers.device.rows[[0, 1, 4]], written[[0, 1, 4]])
+    assert torch.equal(tiers.device.rows[[0, 1, 4]].cpu(), written[[0, 1, 4]])
     assert not tiers.device.rows[[2, 3, 5]].any()
 
 
@@ -179,8 +190,11 @@ def test_close_finishes_what_was_submitted(tiers: Tiers) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_random_copies_equal_the_same_copies_one_by_one(tiers: Tiers, seed: int) -> None:
+def test_random_copies_equal_the_same_copies_one_by_one(
+    tiers_of_each_device: Tiers, seed: int
+) -> None:
     """Whatever is submitted ends as if the links were one, in the order of submission."""
+    tiers = tiers_of_each_device
     random = Random(seed)
     nvme = torch.zeros(10, 4096, dtype=torch.uint8)
     model = {
@@ -202,5 +216,5 @@ def test_random_copies_equal_the_same_copies_one_by_one(tiers: Tiers, seed: int)
     tiers.mover.submit(jobs)
     tiers.mover.close()
     assert all(result.failed == () for result in tiers.mover.get_finished())
-    assert torch.equal(tiers.device.rows, model[D])
+    assert torch.equal(tiers.device.rows.cpu(), model[D])
     assert torch.equal(tiers.host.rows, model[H])

@@ -106,7 +106,10 @@ def test_a_full_disk_names_path_and_size(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_real_file_system_refuses_more_than_it_has(tmp_path: Path) -> None:
+def test_a_disk_that_is_too_small_is_not_filled_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: pytest.fail("the disk is being filled"))
     statistics = os.statvfs(tmp_path)
     num_slots = 2 * statistics.f_blocks * statistics.f_frsize // SLOT_BYTES
     with pytest.raises(KVTierError, match=r"lower kvCache\.nvme\.size"):
