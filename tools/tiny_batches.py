@@ -37,6 +37,7 @@ FORM_SHARES = {  # of the rows
     "conversation": 0.14,
 }
 NUM_GROUPS = 4  # of a mixed form's rows, each with its own choice of tasks
+MIN_ROWS = 24  # of a batch: some of each form
 MAX_TURN_NUMBERS = 24
 
 
@@ -83,7 +84,9 @@ class QuestionMaker:
 
     def batch(self, num_rows: int, sequence_length: int) -> Batch:
         """``num_rows`` questions of all forms that fit ``sequence_length`` with their answers,
-        shuffled."""
+        shuffled. Raises ValueError below ``MIN_ROWS``."""
+        if num_rows < MIN_ROWS:
+            raise ValueError(f"{num_rows} rows; a batch has at least {MIN_ROWS}")
         parts = []
         forms = torch.empty(num_rows, dtype=torch.long)
         first = 0

@@ -7,6 +7,7 @@ arithmetic is done. That transformers computes the same from the saved folder is
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,8 @@ class Attention(nn.Module):
         return output
 
     def _heads(self, projected: Tensor) -> Tensor:
-        return projected.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+        num_rows, num_tokens, _ = projected.shape
+        return projected.view(num_rows, num_tokens, -1, self.head_dim).transpose(1, 2)
 
 
 class Mlp(nn.Module):
@@ -101,6 +103,9 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
 
+    def each_layer(self) -> Iterator[Layer]:
+        return (layer for layer in self.layers if isinstance(layer, Layer))
+
 
 class TinyModel(nn.Module):
     """Token ids ``[rows, tokens]`` to logits ``[rows, tokens, vocabulary]``; tied embeddings."""
@@ -117,7 +122,7 @@ class TinyModel(nn.Module):
         self.register_buffer("cos", angles.cos().repeat(1, 2), persistent=False)
         self.register_buffer("sin", angles.sin().repeat(1, 2), persistent=False)
         self.apply(_initialise)
-        for layer in self.model.layers:
+        for layer in self.model.each_layer():
             for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
                 nn.init.normal_(projection.weight, std=0.02 / (2 * config.num_layers) ** 0.5)
 
@@ -131,7 +136,7 @@ class TinyModel(nn.Module):
 
     def simulate_fp8_kv(self, on: bool) -> None:
         """Round keys and values as an FP8 cache (e4m3, no scales) would. For evaluation."""
-        for layer in self.model.layers:
+        for layer in self.model.each_layer():
             layer.self_attn.simulates_fp8_kv = on
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from tiny_batches import FORMS, SEQUENCE_LENGTHS, Batch, QuestionMaker
+from tiny_batches import FORMS, MIN_ROWS, SEQUENCE_LENGTHS, Batch, QuestionMaker
 from tiny_model import TinyConfig, TinyModel, save_model
 from torch import Tensor
 from torch.nn import functional
@@ -32,6 +32,7 @@ BUCKET_SHARES = (0.25, 0.25, 0.25, 0.25)  # of the training steps, by sequence l
 CURRICULUM_SHARE = 0.25  # of the time, until the longest sequences come in
 WARM_UP_SHARE = 0.03
 BATCHES_AT_ONCE = 16
+EVALUATION_ROWS = 256  # a batch
 EVALUATION_SEED = 10**9
 
 
@@ -69,18 +70,20 @@ def score_batch(model: Callable[[Tensor], Tensor], batch: Batch, length: int, sc
     right_rows = ~wrong.any(1)
     for index, form in enumerate(FORMS):
         chosen = batch.forms == index
-        score.add(form, length, int((right_rows & chosen).sum()), int(chosen.sum()))
+        if total := int(chosen.sum()):
+            score.add(form, length, int((right_rows & chosen).sum()), total)
 
 
 @torch.no_grad()
-@torch.compiler.set_stance("force_eager")
 def evaluate(model: TinyModel, device: torch.device, num_rows: int, bf16: bool, seed: int) -> Score:
-    """Answer ``num_rows`` fresh questions of each sequence length."""
+    """Answer ``num_rows`` fresh questions of each sequence length, without compiled code."""
     maker, score = QuestionMaker(device, EVALUATION_SEED + seed), Score()
     for length in SEQUENCE_LENGTHS:
-        for _ in range(-(-num_rows // 256)):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                score_batch(model, maker.batch(256, length), length, score)
+        for first in range(0, num_rows, EVALUATION_ROWS):
+            batch = maker.batch(min(EVALUATION_ROWS, num_rows - first), length)
+            autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+            with torch.compiler.set_stance("force_eager"), autocast:
+                score_batch(model, batch, length, score)
     return score
 
 
@@ -141,7 +144,7 @@ class Trainer:
     def _compile(self) -> None:
         """Compile a layer (all layers share the code) for every batch shape, before the clock."""
         torch._dynamo.config.recompile_limit = 64
-        for layer in self.model.model.layers:
+        for layer in self.model.model.each_layer():
             layer.compile(dynamic=False)
         for length in SEQUENCE_LENGTHS:
             self._backward(length)
@@ -173,7 +176,7 @@ class Trainer:
         return loss
 
     def _num_rows(self, length: int) -> int:
-        return max(16, int(self.arguments.batch_tokens) // length)
+        return max(MIN_ROWS, int(self.arguments.batch_tokens) // length)
 
     def _next_batch(self, length: int) -> Batch:
         """Batches are made several at once: that takes hundreds of small kernels."""
@@ -181,9 +184,9 @@ class Trainer:
         if not waiting:
             num_rows = self._num_rows(length)
             made = self.maker.batch(BATCHES_AT_ONCE * num_rows, length)
-            columns = (made.tokens, made.is_answer, made.forms)
-            parts = zip(*(column.split(num_rows) for column in columns), strict=True)
-            waiting += [Batch(*part) for part in parts]
+            for first in range(0, BATCHES_AT_ONCE * num_rows, num_rows):
+                rows = slice(first, first + num_rows)
+                waiting.append(Batch(made.tokens[rows], made.is_answer[rows], made.forms[rows]))
         return waiting.pop()
 
     def _backward(self, length: int) -> Tensor:
@@ -196,7 +199,8 @@ class Trainer:
 
     def _evaluate(self, elapsed: float) -> None:
         bf16 = self.device.type == "cuda"
-        score = evaluate(self.model, self.device, 256, bf16=bf16, seed=self.num_steps)
+        num_rows = self.arguments.evaluate_rows
+        score = evaluate(self.model, self.device, num_rows, bf16=bf16, seed=self.num_steps)
         print(f"{elapsed:6.1f} s  step {self.num_steps}  right {score.accuracy:.4f}", flush=True)
         for form, accuracies in score.by_form().items():
             print(f"    {form:13} {accuracies}", flush=True)
@@ -223,12 +227,13 @@ def final_report(trainer: Trainer, num_rows: int) -> dict[str, object]:
     return report
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder of the model")
     parser.add_argument("--start", type=Path, help="folder of a model to train on")
     parser.add_argument("--time-limit", type=float, default=300, help="seconds of training")
     parser.add_argument("--evaluate-every", type=float, default=30, help="seconds")
+    parser.add_argument("--evaluate-rows", type=int, default=256, help="a sequence length")
     parser.add_argument("--batch-tokens", type=int, default=32768)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
@@ -237,11 +242,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true")
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default_device)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> None:
-    trainer = Trainer(parse_arguments())
+def main(arguments: list[str] | None = None) -> None:
+    trainer = Trainer(parse_arguments(arguments))
     trainer.run()
     print(json.dumps(final_report(trainer, trainer.arguments.final_rows), indent=1))
 
