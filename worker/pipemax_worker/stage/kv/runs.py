@@ -33,9 +33,10 @@ def split_into_runs(job: CopyJob, max_length: int, boundary: int | None = None) 
     if boundary is not None:
         is_start |= (source[1:] % boundary == 0) | (target[1:] % boundary == 0)
     edges = [0, *(np.flatnonzero(is_start) + 1).tolist(), len(source)]
-    return [
-        SlotRun(position, int(source[position]), int(target[position]), length)
-        for start, end in itertools.pairwise(edges)
-        for position in range(start, end, max_length)
-        for length in (min(max_length, end - position),)
-    ]
+    sources, targets = source.tolist(), target.tolist()
+    runs = []
+    for start, end in itertools.pairwise(edges):
+        for position in range(start, end, max_length):
+            length = min(max_length, end - position)
+            runs.append(SlotRun(position, sources[position], targets[position], length))
+    return runs
