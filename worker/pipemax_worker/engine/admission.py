@@ -79,16 +79,17 @@ class Admission:
 
     # --- what a policy may choose from
 
-    def candidates(self) -> tuple[WaitingRequest, ...]:
-        """Those that could be admitted into the message being composed, in order."""
+    def candidates(self, num_leaving_blocks: int) -> tuple[WaitingRequest, ...]:
+        """Those that could be admitted into the message being composed, in order; nobody new while
+        preempted requests are still giving up ``num_leaving_blocks``."""
         max_running = self._config.max_num_running
         if max_running is not None and self.num_running >= max_running:
             return ()
-        if self.num_unreserved_blocks <= 0:
+        if self.num_unreserved_blocks <= num_leaving_blocks:
             return ()
         if self.returning:
             return tuple(self._returning_candidates())
-        return tuple(self._waiting_candidates())
+        return () if num_leaving_blocks else tuple(self._waiting_candidates())
 
     def _returning_candidates(self) -> Iterator[WaitingRequest]:
         """Only with a block to spare for each running request: or they would be preempted again."""
@@ -133,6 +134,10 @@ class Admission:
         )
 
     # --- reservations
+
+    def parked(self) -> list[RequestState]:
+        """Returning requests that have kept their KV."""
+        return [state for state in self.returning.values() if state.block_ids]
 
     def reserve(self, state: RequestState) -> None:
         """``state``, with the blocks it has found, leaves its queue."""

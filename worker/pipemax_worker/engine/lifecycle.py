@@ -60,61 +60,77 @@ class Lifecycle:
 
     # --- into a micro-batch
 
-    def admit(self, request_id: int, micro_batch_id: int) -> None:
+    def admit(self, request_id: int, micro_batch_id: int, draft: MessageDraft) -> None:
         """A waiting or returning request joins ``micro_batch_id``, with what it finds of its KV."""
         state = self.states[request_id]
         if not state.block_ids:
-            self._attach_prefix(state)
+            self._attach_prefix(state, draft)
         self.admission.reserve(state)
         self.sharing.expect(state)
-        if all(map(self._can_be_read_or_loaded, state.block_ids)):
-            self._join(state, micro_batch_id)
-        else:
-            state.status = RequestStatus.PARKED
-            self.transit.arrive(state)
+        self._fetch(state, micro_batch_id, draft)
 
-    def _attach_prefix(self, state: RequestState) -> None:
+    def _attach_prefix(self, state: RequestState, draft: MessageDraft) -> None:
         block_ids = self.sharing.find(state)
         tiers = [self._manager.tier_of(block_id) for block_id in block_ids]
         num_tokens = len(block_ids) * self._config.block_tokens
+        num_shared = self.residency.attach(state, block_ids)
         if state.status is RequestStatus.WAITING:
             num_full_blocks = (state.num_prompt_tokens - 1) // self._config.block_tokens
             self.accounting.note_lookup(tiers, num_full_blocks - len(block_ids))
             self.accounting.num_cached_tokens += num_tokens
             state.num_cached_tokens = num_tokens
-        state.num_shared_blocks = self.residency.attach(state, block_ids)
+        state.num_shared_blocks = num_shared
         state.num_computed_tokens = num_tokens
         state.num_ever_computed = max(state.num_ever_computed, num_tokens)
         state.num_committed_blocks = state.num_stored_blocks = len(block_ids)
+        if self._manager.has_host_tier:
+            self._back_up(state, draft)
 
-    def _can_be_read_or_loaded(self, block_id: int) -> bool:
-        return self._manager.is_on_device(block_id) or self._manager.is_on_host(block_id)
+    def _back_up(self, state: RequestState, draft: MessageDraft) -> None:
+        """A found block may have lost its HOST copy while nobody used it: everything that runs has
+        one, so it is stored again, or computed again if HOST has no room."""
+        num_slots = self._manager.num_available_host_slots
+        unstored = [b for b in state.on_device if not self._manager.is_on_host(b)]
+        if len(unstored) > num_slots:
+            self.cut(state, state.block_ids.index(unstored[num_slots]))
+        job = self._manager.order_store(unstored[:num_slots])
+        if job is not None:
+            draft.stores.append(job)
 
-    def _join(self, state: RequestState, micro_batch_id: int) -> None:
+    def _fetch(self, state: RequestState, micro_batch_id: int, draft: MessageDraft) -> None:
+        """What lies on NVME comes up first; without room for it on HOST it is computed again."""
+        unavailable = self.transit.unavailable(state)
+        if unavailable and not self.transit.arrive(state, draft):
+            self.cut(state, state.block_ids.index(unavailable[0]))
+            unavailable = []
         state.status = RequestStatus.RUNNING
-        self.micro_batches.add(state, micro_batch_id)
+        if not unavailable:
+            self.micro_batches.add(state, micro_batch_id)
 
-    def send_for(self, state: RequestState) -> None:
-        """Some of a running request's KV has moved down to NVME beside another's: fetch it."""
-        self.micro_batches.remove(state)
-        state.status = RequestStatus.PARKED
-        self.transit.arrive(state)
+    def fetch_again(self, state: RequestState, draft: MessageDraft) -> None:
+        """Some of a running request's KV has moved down to NVME with another request's."""
+        micro_batch_id = self.micro_batches.remove(state)
+        self._fetch(state, micro_batch_id, draft)
 
     # --- out of it, to come back
 
     def preempt(self, state: RequestState, kind: PreemptionKind) -> None:
-        """Now, or as soon as nothing of it is in flight."""
+        """Now, or as soon as nothing of it is in flight. A parked request gives up what it still
+        has on HOST: blocks that others shared when it left."""
         if state.num_in_flight:
             state.preemption = kind
             self.marked[state.request_id] = state
             return
         self.marked.pop(state.request_id, None)
         state.preemption = None
+        if state.status is RequestStatus.RUNNING:
+            self.accounting.note_preemption(kind)
+            self.micro_batches.remove(state)
+            self.sharing.forget(state)
+            self.admission.release(state)
         state.status = RequestStatus.PREEMPTED
-        self.accounting.note_preemption(kind)
-        self.micro_batches.remove(state)
-        self.sharing.forget(state)
         if kind is PreemptionKind.MOVE:
+            self.admission.returning.pop(state.request_id, None)
             self.transit.leave(state)
         else:
             self._give_up_kv(state)
@@ -122,7 +138,6 @@ class Lifecycle:
     def _give_up_kv(self, state: RequestState) -> None:
         self.cut(state, 0)
         state.num_shared_blocks = 0
-        self.admission.release(state)
         self.admission.returning[state.request_id] = state
 
     def advance_transit(self, draft: MessageDraft) -> None:
@@ -132,12 +147,11 @@ class Lifecycle:
         parked, stranded = self.transit.advance_leaving(draft)
         for state in parked:
             state.status = RequestStatus.PARKED
-            self.admission.release(state)
             self.admission.returning[state.request_id] = state
         for state in stranded:
             self._give_up_kv(state)
-        for state in self.transit.advance_arriving(draft):
-            self._join(state, self.micro_batches.lightest())
+        for state in self.transit.take_arrived():
+            self.micro_batches.add(state, self.micro_batches.lightest())
 
     # --- backwards
 

@@ -100,12 +100,15 @@ class MicroBatches:
         self._all[micro_batch_id].add(state)
         self._seconds[micro_batch_id] = None
 
-    def remove(self, state: RequestState) -> None:
+    def remove(self, state: RequestState) -> int:
+        """The micro-batch it leaves; 0 if it was in none."""
         micro_batch = self.of(state)
-        if micro_batch is not None:
-            micro_batch.remove(state)
-            self._seconds[micro_batch.micro_batch_id] = None
-            state.micro_batch_id = None
+        if micro_batch is None:
+            return 0
+        micro_batch.remove(state)
+        self._seconds[micro_batch.micro_batch_id] = None
+        state.micro_batch_id = None
+        return micro_batch.micro_batch_id
 
     def note_computed(self, state: RequestState, num_new_tokens: int) -> None:
         """``num_computed_tokens`` of a member has changed by ``num_new_tokens``."""

@@ -32,7 +32,7 @@ def cheaper_preemption(
     view: SchedulerView, candidate: PreemptibleRequest, num_nvme_blocks: int
 ) -> PreemptionKind:
     """MOVE if NVME has room and writing and reading the KV beats computing it again."""
-    if candidate.num_own_blocks > num_nvme_blocks:
+    if not 0 < candidate.num_own_blocks <= num_nvme_blocks:
         return PreemptionKind.RECOMPUTE
     if move_seconds(view, candidate) < recompute_seconds(view, candidate):
         return PreemptionKind.MOVE

@@ -10,9 +10,10 @@ from pipemax_worker.contract.request import Request, StopChecker, TokenLogprobs
 
 class RequestStatus(enum.Enum):
     """WAITING     no KV yet.
-    RUNNING     member of a micro-batch; its KV is on DEVICE or HOST.
-    PREEMPTED   gave up its KV, or is on its way to NVME.
-    PARKED      its KV is on NVME, or on its way back.
+    RUNNING     member of a micro-batch, its KV on DEVICE or HOST; or about to be one, while its KV
+                is on its way up from NVME.
+    PREEMPTED   gave up its KV, or is on its way down to NVME.
+    PARKED      its KV is on NVME.
     FINISHED    its text is complete. FAILED: it ended with an error.
     """
 
@@ -125,6 +126,11 @@ class RequestState:
     @property
     def is_finished(self) -> bool:
         return self.status in (RequestStatus.FINISHED, RequestStatus.FAILED)
+
+    @property
+    def is_away(self) -> bool:
+        """Its KV is not needed for now."""
+        return self.status in (RequestStatus.PREEMPTED, RequestStatus.PARKED)
 
     @property
     def is_resident(self) -> bool:

@@ -16,6 +16,7 @@ from pipemax_worker.engine.micro_batches import MicroBatches
 from pipemax_worker.engine.request_state import RequestState, RequestStatus
 from pipemax_worker.kvcache.block_manager import BlockManager
 
+_PARKED = RequestStatus.PARKED
 _NOBODY: dict[int, RequestState] = {}
 
 
@@ -71,8 +72,14 @@ class Residency:
         self._refresh(state)
 
     def own_block_ids(self, state: RequestState) -> list[int]:
-        """Blocks that no other request holds."""
-        return [block_id for block_id in state.block_ids if len(self.held[block_id]) == 1]
+        """Blocks that nobody else needs now: other holders are preempted or parked."""
+        held = self.held
+        return [
+            block_id
+            for block_id in state.block_ids
+            if len(held[block_id]) == 1
+            or all(other is state or other.is_away for other in held[block_id].values())
+        ]
 
     # --- places
 
@@ -157,7 +164,8 @@ class Residency:
         for block_id, holders in self.held.items():
             if block_id in kept or not self._manager.is_on_device(block_id):
                 continue
-            if self._manager.is_on_host(block_id) or _are_parked(holders.values()):
+            is_parked = all(holder.status is _PARKED for holder in holders.values())
+            if self._manager.is_on_host(block_id) or is_parked:
                 self.drop(block_id)
 
     def drop(self, block_id: int) -> None:
@@ -175,7 +183,3 @@ class Residency:
                 micro_batch = self._micro_batches.of(holder)
                 if micro_batch is not None and holder.request_id in micro_batch.lacking:
                     micro_batch.partly[holder.request_id] = holder
-
-
-def _are_parked(holders: Iterable[RequestState]) -> bool:
-    return all(holder.status is RequestStatus.PARKED for holder in holders)

@@ -19,7 +19,7 @@ from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.lifecycle import Lifecycle
 from pipemax_worker.engine.message import MessageDraft, Plan
 from pipemax_worker.engine.outputs import append_token
-from pipemax_worker.engine.request_state import RequestState, RequestStatus
+from pipemax_worker.engine.request_state import RequestState
 from pipemax_worker.engine.rotation import Rotation
 from pipemax_worker.engine.rows import RowBuilder
 from pipemax_worker.engine.snapshot import derive_statistics
@@ -30,6 +30,9 @@ from pipemax_worker.errors import InvariantError, RequestError
 from pipemax_worker.kvcache.block_manager import BlockManager
 from pipemax_worker.performance.batch_shape import BatchShape, Estimator
 from pipemax_worker.performance.link import LinkEstimator
+
+# Who was preempted in vain has made room for others, who was admitted in vain may run elsewhere.
+_MAX_PASSES = 3
 
 
 class Scheduler:
@@ -111,12 +114,13 @@ class Scheduler:
         Raises InvariantError if that can never be: nothing is in flight and nothing can be done.
         """
         self._lifecycle.advance_transit(self._draft)
-        self._has_changed = True
-        while self._has_changed:  # who was preempted or admitted in vain has made room, or needs it
+        for _ in range(_MAX_PASSES):
             self._has_changed = False
             for micro_batch_id in self._turn_order():
                 if self._compose(micro_batch_id, now):
                     return self._send(micro_batch_id)
+            if not self._has_changed:
+                break
         if self._num_in_flight == 0 and self.has_unfinished_requests:
             return self._break_stall(now)
         return self._send(self._next_micro_batch_id) if self._draft.has_copies else None
@@ -127,6 +131,7 @@ class Scheduler:
 
     def _break_stall(self, now: float) -> Plan | None:
         """Nothing runs and no row could be built: one request gets all the room there is."""
+        self._lifecycle.advance_transit(self._draft)  # for who has just been preempted
         focus = None if self._draft.has_copies else self._stall.make_room(self._draft)
         if self._draft.has_copies:
             return self._send(self._next_micro_batch_id)
@@ -165,7 +170,7 @@ class Scheduler:
         lifecycle, draft = self._lifecycle, self._draft
         self._rotation.store_tails(draft, lifecycle.micro_batches[micro_batch_id])
         wanted = [lifecycle.states[request_id] for request_id in composition.prefetch]
-        chosen = [state for state in wanted if state.status is RequestStatus.RUNNING]
+        chosen = [state for state in wanted if state.micro_batch_id is not None]
         loadable = [state for state in chosen if self._rotation.is_loadable(state)]
         self._rotation.prefetch(draft, loadable, micro_batch_id)
         for state in chosen:

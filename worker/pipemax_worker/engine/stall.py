@@ -27,9 +27,8 @@ class StallBreaker:
             return None
         focus = min(running, key=lambda state: (state.last_turn, state.request_id))
         if not self._rotation.is_loadable(focus):
-            self._lifecycle.send_for(focus)
-            self._lifecycle.advance_transit(draft)
-            return None
+            self._lifecycle.fetch_again(focus, draft)
+            return focus
         self._lifecycle.residency.drop_all_but(focus)
         if not self._rotation.load(draft, self._lifecycle.residency.missing(focus)):
             self._rotation.store_all_tails(draft)

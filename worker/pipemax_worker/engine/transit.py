@@ -36,7 +36,7 @@ class Transit:
         self._residency = residency
         self._leaving: dict[int, _Leaving] = {}
         self._arriving: dict[int, RequestState] = {}
-        self._unordered: set[int] = set()
+        self._promoting: set[int] = set()
 
     @property
     def is_empty(self) -> bool:
@@ -50,12 +50,13 @@ class Transit:
     def leave(self, state: RequestState) -> None:
         self._leaving[state.request_id] = _Leaving(state)
 
-    def arrive(self, state: RequestState) -> None:
-        self._arriving[state.request_id] = state
-        self._unordered.add(state.request_id)
-
     def note_completed(self, copies: Iterable[CompletedCopy]) -> None:
-        job_ids = {copy.job_id for copy in copies if copy.target is Tier.NVME}
+        job_ids = set()
+        for copy in copies:
+            if copy.target is Tier.NVME:
+                job_ids.add(copy.job_id)
+            elif copy.source is Tier.NVME:
+                self._promoting.difference_update(copy.block_ids)
         for leaving in self._leaving.values():
             leaving.is_demoted |= leaving.demote_job_id in job_ids
 
@@ -103,26 +104,30 @@ class Transit:
 
     # --- up
 
-    def advance_arriving(self, draft: MessageDraft) -> list[RequestState]:
-        """Order promotes for which there is room; returns who can run or be loaded now."""
-        for request_id in sorted(self._unordered):
-            not_on_host = [
-                block_id
-                for block_id in self._arriving[request_id].block_ids
-                if not self._manager.is_on_host(block_id)
-            ]
-            job = self._manager.order_promote(not_on_host)
-            if job is not None:
-                draft.background.append(job)
-                self._unordered.discard(request_id)
-        arrived = [state for state in self._arriving.values() if self._has_arrived(state)]
+    def arrive(self, state: RequestState, draft: MessageDraft) -> bool:
+        """Order its blocks up from NVME; False, and nothing ordered, if HOST has no room."""
+        needed = self.unavailable(state)
+        unordered = [block_id for block_id in needed if block_id not in self._promoting]
+        if unordered:
+            job = self._manager.order_promote(unordered)
+            if job is None:
+                return False
+            draft.background.append(job)
+            self._promoting.update(unordered)
+        self._arriving[state.request_id] = state
+        return True
+
+    def unavailable(self, state: RequestState) -> list[int]:
+        """Its blocks that can neither be read nor loaded."""
+        return [
+            block_id
+            for block_id in state.block_ids
+            if block_id not in state.on_device and not self._manager.is_on_host(block_id)
+        ]
+
+    def take_arrived(self) -> list[RequestState]:
+        """Requests that can run or be loaded now."""
+        arrived = [state for state in self._arriving.values() if not self.unavailable(state)]
         for state in arrived:
             del self._arriving[state.request_id]
-            self._unordered.discard(state.request_id)
         return arrived
-
-    def _has_arrived(self, state: RequestState) -> bool:
-        return all(
-            block_id in state.on_device or self._manager.is_on_host(block_id)
-            for block_id in state.block_ids
-        )

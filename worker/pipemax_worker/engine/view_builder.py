@@ -46,11 +46,12 @@ class ViewBuilder:
         ready = self._ready(lifecycle.micro_batches[micro_batch_id])
         num_needed = sum(row.num_new_blocks for row in ready)
         num_allocatable = self._num_allocatable()
+        num_leaving = lifecycle.transit.num_leaving_blocks
         is_short = num_needed > num_allocatable
         return SchedulerView(
             micro_batch_id=micro_batch_id,
             ready=ready,
-            waiting=lifecycle.admission.candidates(),
+            waiting=lifecycle.admission.candidates(num_leaving),
             lacking=self._lacking(micro_batch_id),
             preemptible=self._preemptible() if is_short else (),
             token_target=config.token_target,
@@ -59,7 +60,7 @@ class ViewBuilder:
             block_tokens=config.block_tokens,
             slot_bytes=config.slot_bytes,
             num_unfinished=lifecycle.num_unfinished,
-            num_unreserved_blocks=lifecycle.admission.num_unreserved_blocks,
+            num_unreserved_blocks=lifecycle.admission.num_unreserved_blocks - num_leaving,
             num_allocatable_blocks=num_allocatable,
             num_returning_blocks=lifecycle.num_returning_blocks,
             num_nvme_blocks=self._manager.num_available_nvme_slots,
@@ -103,19 +104,27 @@ class ViewBuilder:
         )
 
     def _preemptible(self) -> tuple[PreemptibleRequest, ...]:
-        """The youngest, never the oldest of all: somebody must get through."""
-        running = [state for micro_batch in self._lifecycle.micro_batches for state in micro_batch]
+        """Parked requests that still hold HOST slots, then the youngest running ones, never the
+        oldest of all: somebody must get through."""
+        lifecycle = self._lifecycle
+        parked = [self._describe_parked(state) for state in lifecycle.admission.parked()]
+        running = [state for micro_batch in lifecycle.micro_batches for state in micro_batch]
         oldest_id = min((state.request_id for state in running), default=-1)
         youngest = nlargest(_MAX_PREEMPTIBLE, running, key=lambda state: state.request_id)
-        return tuple(
+        return tuple(candidate for candidate in parked if candidate.num_own_blocks) + tuple(
             PreemptibleRequest(
                 request_id=state.request_id,
-                num_own_blocks=len(self._lifecycle.residency.own_block_ids(state)),
+                num_own_blocks=len(lifecycle.residency.own_block_ids(state)),
                 num_computed_tokens=state.num_computed_tokens,
             )
             for state in youngest
             if state.request_id != oldest_id and state.preemption is None
         )
+
+    def _describe_parked(self, state: RequestState) -> PreemptibleRequest:
+        own = self._lifecycle.residency.own_block_ids(state)
+        num_on_host = sum(map(self._manager.is_on_host, own))
+        return PreemptibleRequest(state.request_id, num_on_host, state.num_computed_tokens)
 
 
 def _least_recently_run(state: RequestState) -> tuple[int, int]:
