@@ -92,8 +92,12 @@ class Admission:
         return () if num_leaving_blocks else tuple(self._waiting_candidates())
 
     def _returning_candidates(self) -> Iterator[WaitingRequest]:
-        """Only with a block to spare for each running request: or they would be preempted again."""
-        num_left = self.num_unreserved_blocks - self.num_running
+        """Only with a block to spare for each running request: or they would be preempted again.
+
+        Counted twice, by reservation and by what is free, since shared blocks are reserved once.
+        """
+        num_free = min(self.num_unreserved_blocks, self._residency.num_allocatable())
+        num_left = num_free - self.num_running
         for request_id in sorted(self.returning):
             candidate = self._describe(self.returning[request_id])
             if candidate is None or (self.num_running and candidate.num_blocks > num_left):

@@ -72,19 +72,18 @@ class Lifecycle:
     def _attach_prefix(self, state: RequestState, draft: MessageDraft) -> None:
         block_ids = self.sharing.find(state)
         tiers = [self._manager.tier_of(block_id) for block_id in block_ids]
-        num_tokens = len(block_ids) * self._config.block_tokens
-        num_shared = self.residency.attach(state, block_ids)
-        if state.status is RequestStatus.WAITING:
-            num_full_blocks = (state.num_prompt_tokens - 1) // self._config.block_tokens
-            self.accounting.note_lookup(tiers, num_full_blocks - len(block_ids))
-            self.accounting.num_cached_tokens += num_tokens
-            state.num_cached_tokens = num_tokens
-        state.num_shared_blocks = num_shared
-        state.num_computed_tokens = num_tokens
-        state.num_ever_computed = max(state.num_ever_computed, num_tokens)
+        state.num_shared_blocks = self.residency.attach(state, block_ids)
         state.num_committed_blocks = state.num_stored_blocks = len(block_ids)
+        state.num_computed_tokens = len(block_ids) * self._config.block_tokens
         if self._manager.has_host_tier:
             self._back_up(state, draft)
+        state.num_ever_computed = max(state.num_ever_computed, state.num_computed_tokens)
+        if state.status is RequestStatus.WAITING:
+            num_full_blocks = (state.num_prompt_tokens - 1) // self._config.block_tokens
+            num_found = len(state.block_ids)
+            self.accounting.note_lookup(tiers[:num_found], num_full_blocks - num_found)
+            self.accounting.num_cached_tokens += state.num_computed_tokens
+            state.num_cached_tokens = state.num_computed_tokens
 
     def _back_up(self, state: RequestState, draft: MessageDraft) -> None:
         """A found block may have lost its HOST copy while nobody used it: everything that runs has

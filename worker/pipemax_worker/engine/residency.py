@@ -129,6 +129,13 @@ class Residency:
             self._drop_blocks_of(victim, num_short)
         return self.num_free(keep_cached) >= num_slots
 
+    def num_allocatable(self) -> int:
+        """Blocks to be had without preempting: rotation makes room on the device, nothing makes
+        room on HOST."""
+        if self._manager.has_host_tier:
+            return self._manager.num_available_host_slots
+        return self.num_free()
+
     def num_free(self, keep_cached: bool = False) -> int:
         """DEVICE slots to be had without taking any from a request."""
         num_free = self._manager.num_free_device_slots

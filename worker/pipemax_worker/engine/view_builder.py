@@ -45,7 +45,7 @@ class ViewBuilder:
         lifecycle, config = self._lifecycle, self._config
         ready = self._ready(lifecycle.micro_batches[micro_batch_id])
         num_needed = sum(row.num_new_blocks for row in ready)
-        num_allocatable = self._num_allocatable()
+        num_allocatable = lifecycle.residency.num_allocatable()
         num_leaving = lifecycle.transit.num_leaving_blocks
         is_short = num_needed > num_allocatable
         return SchedulerView(
@@ -85,13 +85,6 @@ class ViewBuilder:
             )
             for state in states
         )
-
-    def _num_allocatable(self) -> int:
-        """Blocks to be had without preempting: rotation makes room on the device, nothing makes
-        room on HOST."""
-        if self._manager.has_host_tier:
-            return self._manager.num_available_host_slots
-        return self._lifecycle.residency.num_free()
 
     def _lacking(self, micro_batch_id: int) -> tuple[LackingRequest, ...]:
         following = self._lifecycle.micro_batches.next_with_requests(micro_batch_id)
