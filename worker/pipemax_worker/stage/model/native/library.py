@@ -1,13 +1,15 @@
 """Compiles the C kernels for this very machine, once, and loads them.
 
 The library lies in the user's cache folder under a hash of all that went into it: sources,
-compiler, flags and CPU. Any number of processes may build it at once; each writes a file of its own
-and renames it into place, so nobody ever loads half a library.
+compiler, flags and CPU. Of many processes that start together one builds it while the others wait;
+the file is renamed into place when it is whole, so nobody ever loads half a library.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import functools
 import hashlib
 import logging
@@ -16,7 +18,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -51,8 +53,20 @@ def _ensure_built(folder: Path) -> Path:
     library = folder / f"kernels-{_fingerprint(compiler)}.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _build(compiler, library)
+        with _lock(folder / "build.lock"):
+            if not library.exists():
+                _build(compiler, library)
     return library
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Held by one process; freed by the kernel if that one dies. A file system without locks costs
+    some builds too many, no more."""
+    with path.open("w") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _find_compiler() -> str:
