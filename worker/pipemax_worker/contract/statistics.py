@@ -61,3 +61,12 @@ class EngineStatistics(msgspec.Struct, frozen=True):
     occupancy: tuple[TierOccupancy, ...] = ()
     stages: tuple[StageTotals, ...] = ()
     kv_lookups: tuple[tuple[Tier | None, int], ...] = ()
+
+
+class StepRecord(msgspec.Struct, frozen=True):
+    """One micro-batch, after every stage has reported it. ``seconds`` is the slowest stage's."""
+
+    sequence: int
+    num_tokens: int
+    num_prefill_tokens: int
+    seconds: float
