@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Sequence
+from importlib.metadata import version
 
-from pipemax_worker.cli import results, run, status, validate
-from pipemax_worker.errors import PipemaxError
+from pipemax_worker.cli import bench, results, run, status, validate
+from pipemax_worker.errors import InvariantError, PipemaxError
 from pipemax_worker.runner.termination import write_termination_message
 
 DESCRIPTION = """\
@@ -32,8 +35,8 @@ A job of your own needs three lines of `spec` (docs/inferencejob.md has all fiel
 
 EPILOG = """\
 exit codes: 0 every request has a record · 65 bad input or too many failures · 66 input or model
-missing · 69 a stage or a GPU died · 74 output or NVMe storage failed · 75 stopped, can be continued
-· 78 the job file is refused
+missing · 69 a stage or a GPU died · 70 a bug · 74 output or NVMe storage failed · 75 stopped, the
+same command continues · 78 the job file is refused
 """
 
 
@@ -44,8 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"pipemax {version('pipemax')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (run, validate, status, results):
+    for command in (run, validate, status, results, bench):
         command.add_parser(commands)
     return parser
 
@@ -55,15 +59,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         exit_code: int = options.command(options)
+        sys.stdout.flush()
     except PipemaxError as error:
-        print(f"pipemax: {error}", file=sys.stderr)
-        write_termination_message(error.reason, str(error), error.exit_code)
-        return error.exit_code
+        return _fail(error.reason, str(error), error.exit_code)
     except BrokenPipeError:
-        # The reader of our output (`head`) has seen enough.
-        sys.stderr.close()
-        return 0
+        # The reader of our output (`head`) has seen enough; Python's flush at exit must not fail.
+        _point_at_nothing(sys.stdout.fileno())
+        return os.EX_OK
+    except Exception as error:
+        traceback.print_exc()
+        message = f"a bug: {type(error).__name__}: {error}; please report the lines above"
+        return _fail(InvariantError.reason, message, InvariantError.exit_code)
     return exit_code
+
+
+def _fail(reason: str, message: str, exit_code: int) -> int:
+    write_termination_message(reason, message, exit_code)
+    try:
+        print(f"pipemax: {message}", file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        _point_at_nothing(sys.stderr.fileno())
+    return exit_code
+
+
+def _point_at_nothing(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-
-import msgspec
+from typing import Any
 
 from pipemax_worker.cli.arguments import add_job_file, add_mounts
 from pipemax_worker.dataset.places import open_store
@@ -17,8 +16,9 @@ from pipemax_worker.runner.places import resolve_output
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "status",
-        help="show how far a job is: running, stopped, killed or finished",
-        description="Reads the ledger in the job's output location; the job need not be running.",
+        help="show how far a job is, whether it runs or not",
+        description="Reads what lies in the job's output location: records of a job that runs, "
+        "was stopped, was killed or has finished.",
     )
     add_job_file(parser)
     add_mounts(parser)
@@ -31,11 +31,27 @@ def status(options: argparse.Namespace) -> int:
     place = resolve_output(job, options.job_file, dict(options.mount))
     progress = read_progress(open_store(place))
     if options.json:
-        body = msgspec.to_builtins(progress)
-        print(json.dumps({"job": job.metadata.name, "output": place, **body}))
+        print(json.dumps({"job": job.metadata.name, "output": place, **as_json(progress)}))
     else:
         print(describe_progress(job.metadata.name, place, progress))
     return 0
+
+
+def as_json(progress: LedgerProgress) -> dict[str, Any]:
+    """Fields are named as in ``/progress`` where they mean the same."""
+    counts = progress.counts
+    return {
+        "createdAt": progress.created_at,
+        "finished": progress.is_finished,
+        "requests": {
+            "done": counts.num_records,
+            "failed": counts.failed,
+            "estimatedTotal": progress.estimated_num_requests,
+        },
+        "ranges": {"total": progress.num_ranges, "done": progress.num_done_ranges},
+        "inputBytes": {"total": progress.input_bytes, "done": progress.done_bytes},
+        "tokens": {"prompt": counts.prompt_tokens, "generated": counts.completion_tokens},
+    }
 
 
 def describe_progress(job_name: str, place: str, progress: LedgerProgress) -> str:

@@ -22,8 +22,8 @@ from pipemax_worker.runner.range_work import PendingLine, RangeWork
 class Collector:
     """The one writer of records. A choice that finishes waits here for its siblings.
 
-    counts          of this run; earlier runs' records are in ``num_found``.
-    failed_reasons  error code -> how many records carry it, of this run.
+    failed_reasons  error code -> how many records of this run carry it.
+    bytes_done      bytes of the input in ranges that this run has completed.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -31,15 +31,18 @@ class Collector:
         self._line_numbers = LineNumbers()
         self._open: dict[int, RangeWork] = {}
         self._work_of_file: dict[str, list[RangeWork]] = {}
-        self.num_succeeded = 0
-        self.num_found = 0
-        self.counts_found = RecordCounts()
+        self._num_succeeded = 0
+        self._counts_found = RecordCounts()
         self.failed_reasons: Counter[str] = Counter()
         self.bytes_done = 0
 
     @property
-    def num_failed(self) -> int:
-        return sum(self.failed_reasons.values())
+    def counts(self) -> RecordCounts:
+        """Records of this run, and those of earlier runs in the ranges that it took up. Tokens are
+        counted of the latter alone."""
+        return self._counts_found + RecordCounts(
+            completed=self._num_succeeded, failed=sum(self.failed_reasons.values())
+        )
 
     @property
     def num_pending(self) -> int:
@@ -49,8 +52,7 @@ class Collector:
     def open(self, work: RangeWork) -> None:
         self._open[work.input_range.index] = work
         self._work_of_file.setdefault(work.input_range.file.name, []).append(work)
-        self.num_found += len(work.writer.recorded)
-        self.counts_found += work.writer.counts
+        self._counts_found += work.writer.counts
 
     def expect(self, work: RangeWork, line: Line, prepared: PreparedLine) -> None:
         """``line``'s requests are about to be given to the engine."""
@@ -106,7 +108,7 @@ class Collector:
             pending.prepared, pending.finished, created=int(time.time())
         )
         if record["error"] is None:
-            self.num_succeeded += 1
+            self._num_succeeded += 1
         else:
             self.failed_reasons[record["error"]["code"]] += 1
         work.record(pending.line, record)

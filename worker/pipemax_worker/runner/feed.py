@@ -17,6 +17,8 @@ from pipemax_worker.prompts.processor import PreparedLine, PromptProcessor
 from pipemax_worker.runner.collector import Collector
 from pipemax_worker.runner.range_work import RangeWork
 
+MAX_LINES_PER_FILL = 256
+
 
 class RequestSink(Protocol):
     """The side of the engine that takes requests."""
@@ -33,7 +35,8 @@ class RequestSink(Protocol):
 class RequestFeed:
     """Claims one range after the other and turns its lines into requests.
 
-    ``look_ahead`` bounds the requests that wait in the engine, and with them what was read.
+    look_ahead    bounds the requests that wait in the engine, and with them what was read.
+    is_exhausted  every range has been read.
     """
 
     def __init__(
@@ -59,15 +62,22 @@ class RequestFeed:
         self.is_exhausted = False
 
     def fill(self, sink: RequestSink) -> None:
-        """Read on until enough requests wait. Raises InputError, OutputError."""
-        while not self.is_exhausted and sink.num_waiting < self._look_ahead:
+        """Read on until enough requests wait, or so many lines were read that it is the engine's
+        turn again: lines that are refused, or done, leave no request waiting.
+
+        Raises InputError, OutputError.
+        """
+        num_lines = 0
+        while num_lines < MAX_LINES_PER_FILL and sink.num_waiting < self._look_ahead:
             work = self._current_work()
             if work is None:
                 self.is_exhausted = True
-            elif (line := work.next_line()) is None or work.writer.is_lost:
+                return
+            if work.writer.is_lost or (line := work.next_line()) is None:
                 self._work = None
             else:
                 self._take(work, line, sink)
+                num_lines += 1
 
     def _current_work(self) -> RangeWork | None:
         if self._work is None:
@@ -85,20 +95,32 @@ class RequestFeed:
 
     def _take(self, work: RangeWork, line: Line, sink: RequestSink) -> None:
         number = line.line_number_in_range if work.input_range.start == 0 else None
+        # Before anything else, and also for lines that have a record: whether a later line repeats
+        # this id must not depend on what an earlier attempt has done.
+        repeat = self._find_repeat(work, line, number)
+        if work.has_record(line):
+            work.skip(line)
+            return
         try:
-            # Before anything else, and also for lines that have a record: whether a later line
-            # repeats this id must not depend on what an earlier attempt has done.
-            self._check_id(work, line, number)
-            if work.has_record(line):
-                return
+            if repeat is not None:
+                raise repeat
             prepared = self._prepare(line, number, sink)
         except RequestError as error:
-            if not work.has_record(line):
-                self._collector.add_failed(work, line, error)
+            self._collector.add_failed(work, line, error)
             return
         self._collector.expect(work, line, prepared)
         for choice, request in enumerate(prepared.requests):
             sink.add_request(request, prepared.stop_checker(choice))
+
+    @staticmethod
+    def _find_repeat(work: RangeWork, line: Line, number: int | None) -> RequestError | None:
+        custom_id = read_custom_id(line.data)
+        try:
+            if custom_id is not None:
+                work.duplicates.add(custom_id, line.key, number)
+        except RequestError as error:
+            return error
+        return None
 
     def _prepare(self, line: Line, number: int | None, sink: RequestSink) -> PreparedLine:
         if line.is_too_long:
@@ -109,9 +131,3 @@ class RequestFeed:
         prepared = self._processor.prepare(line.data, line.key, number)
         sink.check_request(prepared.requests[0])
         return prepared
-
-    @staticmethod
-    def _check_id(work: RangeWork, line: Line, number: int | None) -> None:
-        custom_id = read_custom_id(line.data)
-        if custom_id is not None:
-            work.duplicates.add(custom_id, line.key, number)

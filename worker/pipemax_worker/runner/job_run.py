@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from pipemax_worker.contract.clock import Clock
 from pipemax_worker.contract.statistics import StepRecord
 from pipemax_worker.dataset.ledger import Ledger
+from pipemax_worker.dataset.records import RecordCounts
 from pipemax_worker.engine.engine import Engine
-from pipemax_worker.errors import PipemaxError, StoppedError, TooManyFailuresError
+from pipemax_worker.errors import PipemaxError, StoppedError
 from pipemax_worker.job.spec import ErrorPolicySpec
 from pipemax_worker.runner.collector import Collector
+from pipemax_worker.runner.failures import check_failures
 from pipemax_worker.runner.feed import RequestFeed
 from pipemax_worker.runner.signals import StopRequest
 from pipemax_worker.telemetry.display import Display
 from pipemax_worker.telemetry.progress import ProgressSnapshot
 
 PUBLISH_INTERVAL_SECONDS = 0.25
-MIN_REQUESTS_TO_JUDGE = 1000
 
 
 class JobRun:
@@ -48,9 +50,7 @@ class JobRun:
         self._output_place = output_place
         self._observe_step = observe_step
         self._input_bytes = sum(input_range.size_bytes for input_range in ledger.ranges)
-        self._bytes_done_before = sum(
-            ledger.ranges[index].size_bytes for index in ledger.done_ranges()
-        )
+        self._counts_before, self._bytes_before = _what_is_done(ledger)
         self._start_seconds = clock.now()
         self._published_seconds = float("-inf")
         self.snapshot = self._draw("Running")
@@ -65,12 +65,14 @@ class JobRun:
         """
         try:
             self._loop(stop, error_policy, deadline_seconds)
-        except PipemaxError:
             self._collector.flush(everything=True)
-            self.publish("Failed")
+        except BaseException as error:
+            # What ended the run is what must be told, even if this flush fails as well.
+            with contextlib.suppress(PipemaxError):
+                self._collector.flush(everything=True)
+            self.publish("Stopped" if isinstance(error, StoppedError) else "Failed")
             raise
-        self._collector.flush(everything=True)
-        self.publish("Complete" if not self._collector.num_failed else "CompletedWithErrors")
+        self.publish("CompletedWithErrors" if self._counts.failed else "Complete")
         return self.snapshot
 
     def _loop(
@@ -78,13 +80,11 @@ class JobRun:
     ) -> None:
         while True:
             if stop:
+                raise stop.as_error()
+            if deadline_seconds is not None and self._elapsed_seconds() > deadline_seconds:
                 raise StoppedError(
-                    f"stopped by {stop.signal_name}; what is finished is written, "
-                    "and the same command continues the job"
-                )
-            if deadline_seconds is not None and self._elapsed() > deadline_seconds:
-                raise StoppedError(
-                    f"spec.deadline: {deadline_seconds} s have passed; what is finished is written"
+                    f"spec.deadline: {deadline_seconds} s have passed; what is finished is "
+                    "written, and the same command continues the job"
                 )
             self._feed.fill(self._engine)
             if self._feed.is_exhausted and not self._engine.has_unfinished_requests:
@@ -92,37 +92,14 @@ class JobRun:
             self._collector.add_finished(self._engine.step())
             for step in self._engine.take_step_records():
                 self._observe_step(step)
-            self._publish_if_due(error_policy)
+            if self._clock.now() - self._published_seconds >= PUBLISH_INTERVAL_SECONDS:
+                self._collector.flush()
+                self._judge(error_policy, is_final=False)
+                self.publish("Running")
         self._judge(error_policy, is_final=True)
 
-    def _publish_if_due(self, error_policy: ErrorPolicySpec) -> None:
-        if self._clock.now() - self._published_seconds < PUBLISH_INTERVAL_SECONDS:
-            return
-        self._collector.flush()
-        self._judge(error_policy, is_final=False)
-        self.publish("Running")
-
-    def _judge(self, policy: ErrorPolicySpec, is_final: bool) -> None:
-        """A hopeless job ends early: by count at once, by percent from 1,000 records on."""
-        found = self._collector.counts_found
-        num_failed = self._collector.num_failed + found.failed
-        num_records = num_failed + self._collector.num_succeeded + found.completed
-        if policy.max_failed_count is not None and num_failed > policy.max_failed_count:
-            raise TooManyFailuresError(
-                f"{num_failed} requests failed, errorPolicy.maxFailedCount allows "
-                f"{policy.max_failed_count}: {self._worst_reasons()}"
-            )
-        if not is_final and num_records < MIN_REQUESTS_TO_JUDGE:
-            return
-        if num_records and 100 * num_failed > policy.max_failed_percent * num_records:
-            raise TooManyFailuresError(
-                f"{num_failed} of {num_records} requests failed, errorPolicy.maxFailedPercent "
-                f"allows {policy.max_failed_percent:g} %: {self._worst_reasons()}"
-            )
-
-    def _worst_reasons(self) -> str:
-        worst = self._collector.failed_reasons.most_common(3)
-        return ", ".join(f"{count} x {code}" for code, count in worst) or "in an earlier run"
+    def _judge(self, error_policy: ErrorPolicySpec, is_final: bool) -> None:
+        check_failures(error_policy, self._counts, self._collector.failed_reasons, is_final)
 
     def publish(self, phase: str) -> None:
         """Draw a new picture for display, metrics and progress."""
@@ -130,25 +107,40 @@ class JobRun:
         self.snapshot = self._draw(phase)
         self._display.update(self.snapshot)
 
-    def _elapsed(self) -> float:
+    @property
+    def _counts(self) -> RecordCounts:
+        """Of the whole job: this run's records and all earlier ones."""
+        return self._counts_before + self._collector.counts
+
+    def _elapsed_seconds(self) -> float:
         return self._clock.now() - self._start_seconds
 
     def _draw(self, phase: str) -> ProgressSnapshot:
         collector, statistics = self._collector, self._engine.statistics
-        elapsed = self._elapsed()
-        found = collector.counts_found
-        bytes_done = collector.bytes_done + collector.bytes_in_progress
+        elapsed = self._elapsed_seconds()
+        counts = self._counts
         return ProgressSnapshot(
             job_name=self._job_name,
             phase=phase,
-            num_done=collector.num_succeeded + collector.num_failed + found.num_records,
-            num_failed=collector.num_failed + found.failed,
+            num_done=counts.num_records,
+            num_failed=counts.failed,
             num_in_flight=collector.num_pending,
             input_bytes_total=self._input_bytes,
-            input_bytes_done=self._bytes_done_before + bytes_done,
+            input_bytes_done=self._bytes_before
+            + collector.bytes_done
+            + collector.bytes_in_progress,
             elapsed_seconds=elapsed,
             tokens_per_second=statistics.num_generated_tokens / elapsed if elapsed > 0 else 0.0,
             statistics=statistics,
             failed_reasons=dict(collector.failed_reasons),
             output_place=self._output_place,
         )
+
+
+def _what_is_done(ledger: Ledger) -> tuple[RecordCounts, int]:
+    """Records, and bytes of the input, of the ranges that earlier runs have completed."""
+    counts, num_bytes = RecordCounts(), 0
+    for summary in ledger.summaries():
+        counts += summary.counts
+        num_bytes += ledger.ranges[summary.range_index].size_bytes
+    return counts, num_bytes

@@ -18,7 +18,9 @@ from pipemax_worker.job.load import load_job
 from pipemax_worker.prompts.processor import PromptProcessor
 from pipemax_worker.prompts.settings import PromptSettings, SamplingDefaults
 from pipemax_worker.prompts.tokenizer import load_tokenizer
+from pipemax_worker.runner.model_files import check_weight_files
 from pipemax_worker.runner.places import Places, resolve_places
+from pipemax_worker.runner.support import refuse_unsupported_fields
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,14 @@ def prepare_job(job_file: Path, mounts: Mapping[str, str]) -> PreparedJob:
     """Raises JobFileError, ModelNotFoundError, UnsupportedModelError, InputNotFoundError,
     InputError: whatever is wrong, before anything is started."""
     job = load_job(job_file)
+    refuse_unsupported_fields(job, job_file)
     places = resolve_places(job, job_file, mounts)
+    model_config = load_model_config(places.model_folder)
+    check_weight_files(places.model_folder)
     return PreparedJob(
         job=job,
         places=places,
-        model_config=load_model_config(places.model_folder),
+        model_config=model_config,
         inputs=discover_inputs(places.inputs),
     )
 

@@ -37,7 +37,7 @@ class RangeWork:
         self.duplicates = DuplicateIds()
         self.pending: dict[RecordKey, PendingLine] = {}
         self.num_lines = 0
-        self.bytes_done = 0
+        self._bytes_with_record = 0
         self.is_read = False
         self._lines: Iterator[Line] = iter(RangeReader(input_range))
 
@@ -54,10 +54,22 @@ class RangeWork:
         """Whether an earlier attempt has left a record for ``line``."""
         return line.key.offset in self.writer.recorded
 
+    def skip(self, line: Line) -> None:
+        """``line`` has a record from an earlier attempt."""
+        self._bytes_with_record += len(line.data) + 1
+
     def record(self, line: Line, record: dict[str, Any]) -> None:
         """Hand a line's record to the chain. Raises OutputError."""
-        self.bytes_done += len(line.data) + 1
+        self._bytes_with_record += len(line.data) + 1
         self.writer.append(record)
+
+    @property
+    def bytes_done(self) -> int:
+        """Bytes on disk whose lines have a record. Of a compressed file, whose lines' share of it
+        is not known: none until all of it is done."""
+        if self.input_range.end is None:
+            return 0
+        return min(self._bytes_with_record, self.input_range.size_bytes)
 
     @property
     def is_complete(self) -> bool:

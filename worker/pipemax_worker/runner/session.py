@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipemax_worker.contract.clock import Clock, MonotonicClock
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES, KVGeometry, Tier
@@ -15,7 +13,6 @@ from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.engine import Engine
 from pipemax_worker.engine.policies import build_policy
 from pipemax_worker.engine.scheduler import Scheduler
-from pipemax_worker.errors import KVTierError
 from pipemax_worker.kvcache.block_manager import BlockManager
 from pipemax_worker.performance.hardware import profile_for_device
 from pipemax_worker.performance.link import LinkEstimator
@@ -69,7 +66,7 @@ def open_session(
 
 
 def build_scheduler(settings: SessionSettings, geometry: KVGeometry) -> Scheduler:
-    """The deciding side alone; the planner hands it a simulated pipeline."""
+    """The deciding side alone, which needs no process."""
     pipeline = settings.pipeline
     config = SchedulerConfig(
         geometry=geometry,
@@ -100,24 +97,3 @@ def _stage_cost(pipeline: PipelineSettings, geometry: KVGeometry, stage: int) ->
         num_parameters=num_bytes // KV_DTYPE_BYTES[pipeline.dtype],
         kv_bytes_per_token=geometry.payload_bytes(stage) // geometry.block_tokens,
     )
-
-
-@contextlib.contextmanager
-def nvme_run_folder(folder: Path | None, is_wanted: bool) -> Iterator[Path | None]:
-    """A folder of this run's own for NVMe files, removed at the end; None where none is wanted.
-
-    ``folder`` None with ``is_wanted``: the system's temporary folder. Raises KVTierError.
-    """
-    if not is_wanted:
-        yield None
-        return
-    try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        run_folder = tempfile.TemporaryDirectory(prefix="pipemax-kv-", dir=folder)
-    except OSError as error:
-        raise KVTierError(
-            f"kvCache.nvme: {folder}: cannot be written: {error.strerror or error}"
-        ) from error
-    with run_folder as name:
-        yield Path(name)

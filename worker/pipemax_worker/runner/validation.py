@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipemax_worker.contract.request import RecordKey
+from pipemax_worker.contract.request import RecordKey, Request
 from pipemax_worker.dataset.places import open_store
 from pipemax_worker.dataset.ranges import plan_ranges
-from pipemax_worker.dataset.reader import RangeReader
+from pipemax_worker.dataset.reader import Line, RangeReader
 from pipemax_worker.errors import RequestError
 from pipemax_worker.job.load import load_job
+from pipemax_worker.pipeline.gpus import count_gpus, gpu_memory_bytes
+from pipemax_worker.pipeline.settings import build_geometry
 from pipemax_worker.prompts.processor import PromptProcessor
+from pipemax_worker.runner.job_ledger import find_ledger
 from pipemax_worker.runner.preparation import PreparedJob, build_processor, prepare_job
+from pipemax_worker.runner.session import build_scheduler
+from pipemax_worker.runner.sizing import derive_session_settings
+from pipemax_worker.runner.start_messages import describe_tiers
+from pipemax_worker.runner.support import refuse_unsupported_fields
 from pipemax_worker.telemetry.progress import format_bytes
 
 MAX_FAULTS_SHOWN = 20
@@ -37,72 +44,106 @@ class ValidationReport:
 def validate_job(
     job_file: Path, mounts: Mapping[str, str], check_places: bool, check_lines: bool
 ) -> ValidationReport:
-    """Raises the error that ``run`` would raise for the file, the model, the input or the output;
-    faults of single lines, which ``run`` turns into records, are in the report."""
+    """Raises the error that ``run`` would raise for the file, the model, the input, the output or
+    the sizes; faults of single lines, which ``run`` turns into records, are in the report."""
     if not check_places:
         job = load_job(job_file)
+        refuse_unsupported_fields(job, job_file)
         return ValidationReport((f"{job_file}: InferenceJob {job.metadata.name} is valid",))
     prepared = prepare_job(job_file, mounts)
     processor = build_processor(prepared)
-    open_store(prepared.places.output).probe()
-    lines = _describe(job_file, prepared)
+    store = open_store(prepared.places.output)
+    store.probe()
+    find_ledger(prepared, store)
+    tiers, check_request = _check_sizes(prepared)
+    lines = (*_describe(job_file, prepared), tiers)
     if not check_lines:
         return ValidationReport(lines)
-    num_lines, reasons, faults = _check_lines(prepared, processor)
-    counted = ", ".join(f"{count} x {code}" for code, count in reasons.most_common())
-    summary = f"  requests  {num_lines} lines, {sum(reasons.values())} faulty"
-    return ValidationReport((*lines, summary + (f": {counted}" if counted else "")), faults)
+    check = InputCheck(processor, check_request)
+    for input_range in plan_ranges(prepared.inputs, _RANGE_BYTES):
+        for line in RangeReader(input_range):
+            check.add(line)
+    return ValidationReport((*lines, check.summary), check.faults)
+
+
+def _check_sizes(prepared: PreparedJob) -> tuple[str, Callable[[Request], None]]:
+    """The tiers in words, and what tells whether a request fits into them."""
+    places, has_nvme = prepared.places, prepared.job.spec.kv_cache.nvme is not None
+    settings = derive_session_settings(
+        prepared.job.spec,
+        prepared.model_config,
+        places.model_folder,
+        places.nvme_folder or (Path() if has_nvme else None),
+        count_gpus(),
+    )
+    geometry = build_geometry(settings.pipeline, gpu_memory_bytes())
+    return describe_tiers(geometry), build_scheduler(settings, geometry).check_request
 
 
 def _describe(job_file: Path, prepared: PreparedJob) -> tuple[str, ...]:
     config = prepared.model_config
     size_bytes = sum(file.size_bytes for file in prepared.inputs)
+    num_files = len(prepared.inputs)
     return (
         f"{job_file}: InferenceJob {prepared.job.metadata.name} is valid",
         f"  model     {prepared.places.model_folder}: {config.architecture}, "
         f"{config.num_hidden_layers} layers, context {config.max_position_embeddings} tokens",
-        f"  input     {len(prepared.inputs)} files, {format_bytes(size_bytes)}",
+        f"  input     {num_files} {'file' if num_files == 1 else 'files'}, "
+        f"{format_bytes(size_bytes)}",
         f"  output    {prepared.places.output}: writable",
     )
 
 
-def _check_lines(
-    prepared: PreparedJob, processor: PromptProcessor
-) -> tuple[int, Counter[str], tuple[str, ...]]:
-    num_lines = 0
-    reasons: Counter[str] = Counter()
-    faults: list[str] = []
-    first_seen: dict[bytes, RecordKey] = {}
-    for input_range in plan_ranges(prepared.inputs, _RANGE_BYTES):
-        for line in RangeReader(input_range):
-            num_lines += 1
-            try:
-                _check_line(processor, line.data, line.key, line.is_too_long, first_seen)
-            except RequestError as error:
-                reasons[error.code] += 1
-                if len(faults) < MAX_FAULTS_SHOWN:
-                    where = f"{line.key.file}:{line.line_number_in_range}"
-                    faults.append(f"{where}: {error.code}: {error}")
-    hidden = sum(reasons.values()) - len(faults)
-    if hidden:
-        faults.append(f"... and {hidden} more")
-    return num_lines, reasons, tuple(faults)
+class InputCheck:
+    """Checks one line after the other and keeps what is wrong.
 
+    Remembers every ``custom_id``: memory grows with the input, unlike a run's, which looks for
+    repeats within a range.
+    """
 
-def _check_line(
-    processor: PromptProcessor,
-    data: bytes,
-    key: RecordKey,
-    is_too_long: bool,
-    first_seen: dict[bytes, RecordKey],
-) -> None:
-    if is_too_long:
-        raise RequestError("line_too_long", "the line is too long to be read")
-    prepared = processor.prepare(data, key, None)
-    first = first_seen.setdefault(prepared.custom_id.encode(), key)
-    if first != key:
-        raise RequestError(
-            "duplicate_custom_id",
-            f"custom_id {prepared.custom_id!r} is also that of {first.file}, byte {first.offset}",
-            "custom_id",
-        )
+    def __init__(
+        self, processor: PromptProcessor, check_request: Callable[[Request], None]
+    ) -> None:
+        self._processor = processor
+        self._check_request = check_request
+        self._first_seen: dict[str, RecordKey] = {}
+        self._num_lines = 0
+        self._reasons: Counter[str] = Counter()
+        self._faults: list[str] = []
+
+    def add(self, line: Line) -> None:
+        self._num_lines += 1
+        try:
+            self._check(line)
+        except RequestError as error:
+            self._reasons[error.code] += 1
+            if len(self._faults) < MAX_FAULTS_SHOWN:
+                where = f"{line.key.file}:{line.line_number_in_range}"
+                self._faults.append(f"{where}: {error.code}: {error}")
+
+    @property
+    def summary(self) -> str:
+        counted = ", ".join(f"{count} x {code}" for code, count in self._reasons.most_common())
+        faulty = f"{self._reasons.total()} faulty" + (f": {counted}" if counted else "")
+        return f"  requests  {self._num_lines} lines, {faulty}"
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """The first ones, and how many there are besides."""
+        num_hidden = self._reasons.total() - len(self._faults)
+        more = (f"... and {num_hidden} more",) if num_hidden else ()
+        return (*self._faults, *more)
+
+    def _check(self, line: Line) -> None:
+        if line.is_too_long:
+            raise RequestError("line_too_long", "the line is too long to be read")
+        prepared = self._processor.prepare(line.data, line.key, None)
+        first = self._first_seen.setdefault(prepared.custom_id, line.key)
+        if first != line.key:
+            raise RequestError(
+                "duplicate_custom_id",
+                f"custom_id {prepared.custom_id!r} is also that of {first.file}, "
+                f"byte {first.offset}",
+                "custom_id",
+            )
+        self._check_request(prepared.requests[0])

@@ -1,0 +1,66 @@
+"""What a run serves over HTTP: from the start on, though the engine comes later."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from pipemax_worker.contract.statistics import EngineStatistics
+from pipemax_worker.errors import JobFileError
+from pipemax_worker.runner.options import RunOptions
+from pipemax_worker.telemetry.http import TelemetryServer
+from pipemax_worker.telemetry.progress import ProgressSnapshot, progress_as_json
+
+
+class Served:
+    """The pages' sources. While stages load there are no metrics, and the phase is Starting."""
+
+    def __init__(self, job_name: str) -> None:
+        self.metrics: Callable[[], bytes] = bytes
+        self.snapshot: Callable[[], ProgressSnapshot] = lambda: starting_snapshot(job_name)
+
+
+def starting_snapshot(job_name: str) -> ProgressSnapshot:
+    """The picture of a run whose engine is not there yet."""
+    return ProgressSnapshot(
+        job_name=job_name,
+        phase="Starting",
+        num_done=0,
+        num_failed=0,
+        num_in_flight=0,
+        input_bytes_total=1,
+        input_bytes_done=0,
+        elapsed_seconds=0.0,
+        tokens_per_second=0.0,
+        statistics=EngineStatistics(),
+    )
+
+
+@contextlib.contextmanager
+def serve_telemetry(
+    options: RunOptions, served: Served, announce: Callable[[str], None]
+) -> Iterator[None]:
+    """Serve as long as the block runs, where a port is wanted; ``announce`` is told the address.
+
+    Raises JobFileError where the port cannot be had.
+    """
+    if options.port is None:
+        yield
+        return
+    try:
+        server = TelemetryServer(
+            options.address,
+            options.port,
+            lambda: served.metrics(),
+            lambda: progress_as_json(served.snapshot()),
+        )
+    except OSError as error:
+        raise JobFileError(
+            f"--port {options.port}: cannot be served at {options.address}: {error.strerror}; "
+            "use another port, or 0 for a free one"
+        ) from error
+    announce(f"metrics: http://{options.address}:{server.port}/metrics, also /progress")
+    try:
+        yield
+    finally:
+        server.close()

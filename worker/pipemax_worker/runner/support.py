@@ -1,0 +1,37 @@
+"""Fields of a job that this version cannot honour are refused: none is passed over in silence.
+
+``credentials``, ``scheduling``, ``image`` and ``ttlSecondsAfterFinished`` speak to the cluster and
+mean nothing outside one, which their documentation says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipemax_worker.errors import JobFileError
+from pipemax_worker.job.inference_job import InferenceJob
+
+
+def refuse_unsupported_fields(job: InferenceJob, job_file: Path) -> None:
+    """Raise JobFileError with a line for each field that would have no effect."""
+    faults = [f"{job_file}: spec.{field}: {message}" for field, message in _unsupported(job)]
+    if faults:
+        raise JobFileError("\n".join(faults))
+
+
+def _unsupported(job: InferenceJob) -> Iterator[tuple[str, str]]:
+    spec = job.spec
+    no_download = "not supported by this version, which does not download models; leave it out"
+    if spec.model.revision is not None:
+        yield "model.revision", no_download
+    if spec.model.cache_dir is not None:
+        yield "model.cacheDir", no_download
+    nvme = spec.kv_cache.nvme
+    if nvme is not None and nvme.writes_per_day is not None:
+        yield "kvCache.nvme.writesPerDay", "not supported by this version; leave it out"
+    if spec.resume_from is not None:
+        yield (
+            "resumeFrom",
+            "not supported by this version; a job goes on with what lies at its own output",
+        )
