@@ -70,7 +70,8 @@ class Batch:
 def build_batch(
     scheduled: Sequence[ScheduledRequest], block_tokens: int, device: torch.device
 ) -> Batch:
-    """Turn the driver's schedule into index tensors on ``device``.
+    """Turn the driver's schedule into index tensors on ``device``. Slots beyond the context are
+    allowed and not read.
 
     Raises InvariantError if the schedule is empty, a request has no new tokens, or its slots do
     not cover its context.

@@ -31,13 +31,16 @@ class AttentionGroup:
     slots: torch.Tensor  # [group_size, max_blocks]
     positions: torch.Tensor  # [group_size, num_queries]
 
-    def mask(self, block_tokens: int, window: int | None) -> torch.Tensor:
-        """What each query may see: [group_size, num_queries, max_blocks * block_tokens] bool."""
+    def mask(self, block_tokens: int, shape: AttentionShape) -> torch.Tensor:
+        """What each query may see, once for every head that shares a KV head:
+        [group_size, 1, heads * num_queries, max_blocks * block_tokens] bool."""
         num_keys = self.slots.shape[1] * block_tokens
         keys = torch.arange(num_keys, device=self.slots.device)
         queries = self.positions[:, :, None]
         visible = keys <= queries
-        return visible if window is None else visible & (keys > queries - window)
+        if shape.window is not None:
+            visible = visible & (keys > queries - shape.window)
+        return visible.repeat(1, shape.num_heads // shape.num_kv_heads, 1)[:, None]
 
 
 def plan_groups(batch: Batch) -> tuple[AttentionGroup, ...]:
@@ -111,7 +114,6 @@ def attend(
     heads_per_kv_head = shape.num_heads // shape.num_kv_heads
     split = (size, num_queries, shape.num_kv_heads, heads_per_kv_head, shape.head_dim)
     own = queries[group.rows].view(split).permute(0, 2, 3, 1, 4).flatten(2, 3)
-    mask = mask.repeat(1, heads_per_kv_head, 1)[:, None]  # [size, 1, heads_per_kv * queries, keys]
     out = F.scaled_dot_product_attention(own, keys, values, mask, scale=shape.scale)
     grouped = (size, shape.num_kv_heads, heads_per_kv_head, num_queries, shape.head_dim)
     out = out.view(grouped).permute(0, 3, 1, 2, 4)

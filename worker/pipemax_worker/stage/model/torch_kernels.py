@@ -19,7 +19,7 @@ class TorchKernels:
         self._cos = cos[:, None]  # [num_tokens, 1, head_dim / 2]
         self._sin = sin[:, None]
         self._groups = plan_groups(batch)
-        self._masks: dict[int | None, tuple[torch.Tensor, ...]] = {}
+        self._masks: dict[AttentionShape, tuple[torch.Tensor, ...]] = {}
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         wide = x.float()
@@ -42,7 +42,7 @@ class TorchKernels:
     def attention(self, qkv: torch.Tensor, kv: torch.Tensor, shape: AttentionShape) -> torch.Tensor:
         queries = qkv.view(qkv.shape[0], -1, shape.head_dim)[:, : shape.num_heads]
         out = qkv.new_empty(qkv.shape[0], shape.num_query_columns)
-        masks = self._masks_for(shape.window)
+        masks = self._masks_for(shape)
         for group, mask in zip(self._groups, masks, strict=True):
             out[group.rows] = attend(queries, kv, group, mask, shape)
         return out
@@ -57,8 +57,8 @@ class TorchKernels:
             (low * self._cos - high * self._sin, high * self._cos + low * self._sin), dim=-1
         )
 
-    def _masks_for(self, window: int | None) -> tuple[torch.Tensor, ...]:
-        if window not in self._masks:
+    def _masks_for(self, shape: AttentionShape) -> tuple[torch.Tensor, ...]:
+        if shape not in self._masks:
             block_tokens = self._batch.block_tokens
-            self._masks[window] = tuple(group.mask(block_tokens, window) for group in self._groups)
-        return self._masks[window]
+            self._masks[shape] = tuple(group.mask(block_tokens, shape) for group in self._groups)
+        return self._masks[shape]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kit.devices import DEVICES
 from kit.models import MODELS, VOCAB_SIZE, build_oracle
 from kit.oracle import ask_oracle, compare
 from kit.paged_model import CPU, PagedModel
@@ -62,6 +63,25 @@ def test_stages_change_nothing(
     whole = PagedModel(model_folder(name), (4,)).forward(chunks)
     split = PagedModel(model_folder(name), layers_of_stage).forward(chunks)
     assert torch.equal(split, whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3-bias"])
+def test_every_device_gives_the_same_logits(
+    name: str, device: torch.device, dtype: torch.dtype, model_folder: FolderOf
+) -> None:
+    """PyTorch's path, chunk and decode, KV in the compute dtype."""
+    folder, tokens = model_folder(name), random_tokens(20).tolist()
+    exact = PagedModel(folder, (4,)).forward({0: tokens})
+    model = PagedModel(
+        folder, (2, 2), device=device, dtype=dtype, kv_dtype=dtype, uses_native=False
+    )
+    model.forward({0: tokens[:12], 1: tokens[:1]})
+    model.forward({0: tokens[12:19]})
+    logits = model.forward({0: tokens[19:], 1: tokens[1:2]})[:1].cpu()
+    error = (logits - exact).abs().mean() / exact.abs().mean()
+    assert error < (1e-4 if dtype == torch.float32 else 0.1)
 
 
 def test_a_request_does_not_depend_on_its_neighbours(model_folder: FolderOf) -> None:

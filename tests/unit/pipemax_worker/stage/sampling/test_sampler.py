@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from kit.devices import DEVICES
 from pipemax_worker.contract.messages import NewRequest
 from pipemax_worker.contract.request import SamplingParams
 from pipemax_worker.contract.transfers import pack_int32
@@ -45,11 +46,11 @@ def logits_for(request_id: int, step: int) -> torch.Tensor:
     return torch.randn(VOCAB_SIZE, generator=random_) * 3
 
 
-def generate_alone(request_id: int, num_tokens: int) -> list[int]:
-    sampler = Sampler(VOCAB_SIZE, CPU)
+def generate_alone(request_id: int, num_tokens: int, device: torch.device = CPU) -> list[int]:
+    sampler = Sampler(VOCAB_SIZE, device)
     sampler.add(new_request(request_id, **MIXED[request_id % len(MIXED)]))
     return [
-        sampler.sample([request_id], logits_for(request_id, step)[None])[0].token_id
+        sampler.sample([request_id], logits_for(request_id, step)[None].to(device))[0].token_id
         for step in range(num_tokens)
     ]
 
@@ -68,6 +69,12 @@ def test_tokens_do_not_depend_on_the_batch() -> None:
             outputs[sampled.request_id].append(sampled.token_id)
     for request_id, output in outputs.items():
         assert output == generate_alone(request_id, num_tokens)
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+def test_every_device_draws_the_same_tokens(device: torch.device) -> None:
+    for request_id in range(len(MIXED)):
+        assert generate_alone(request_id, 6, device) == generate_alone(request_id, 6)
 
 
 def test_a_request_that_comes_back_goes_on_where_it_was() -> None:

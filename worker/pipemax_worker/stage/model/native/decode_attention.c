@@ -23,14 +23,16 @@ typedef struct {
     int count;
 } piece_t;
 
+/* Into the second-level cache: prefetches into the first one stall on its few miss buffers (6.2
+ * against 9.7 GB/s of scattered KV on one Zen 4 core, 4.7 without any). */
 ALWAYS_INLINE void prefetch_row(const void *kv, int64_t index, int64_t dim, const int is_bfloat16) {
     const int size = is_bfloat16 ? 2 : 4;
     for (int64_t byte = 0; byte < dim * size; byte += 64)
-        __builtin_prefetch((const char *)kv + index * size + byte, 0, 3);
+        __builtin_prefetch((const char *)kv + index * size + byte, 0, 2);
 }
 
 /* Scores of up to 16 keys for one query head; lanes beyond count are -inf. While it computes, it
- * asks for the rows at ``ahead``. */
+ * asks for the rows at ahead. */
 ALWAYS_INLINE vec score_keys(const float *query, const layer_t *l, int64_t first, int count,
                              int64_t ahead, const int64_t dim, const int is_bfloat16) {
     const ivec lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
