@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 
 TERMINATION_LOG_VARIABLE = "PIPEMAX_TERMINATION_LOG"
-MAX_MESSAGE_CHARACTERS = 3000  # Kubernetes keeps 4,096 bytes.
+MAX_BYTES = 4096
+"""What Kubernetes keeps of a termination message."""
 
 
 def write_termination_message(reason: str, message: str, exit_code: int) -> None:
@@ -20,6 +21,12 @@ def write_termination_message(reason: str, message: str, exit_code: int) -> None
     path = os.environ.get(TERMINATION_LOG_VARIABLE)
     if path is None:
         return
-    body = {"reason": reason, "message": message[:MAX_MESSAGE_CHARACTERS], "exitCode": exit_code}
+    while len(data := _encode(reason, message, exit_code)) > MAX_BYTES:
+        message = message[: len(message) * 3 // 4]
     with contextlib.suppress(OSError):
-        Path(path).write_text(json.dumps(body), encoding="utf-8")
+        Path(path).write_bytes(data)
+
+
+def _encode(reason: str, message: str, exit_code: int) -> bytes:
+    body = {"reason": reason, "message": message, "exitCode": exit_code}
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace")

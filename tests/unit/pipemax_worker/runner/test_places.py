@@ -1,0 +1,70 @@
+"""Model, input, output and NVMe folder of a job, as paths of this machine."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit.jobs import JobFolder
+from pipemax_worker.errors import JobFileError, ModelNotFoundError
+from pipemax_worker.job.load import load_job
+from pipemax_worker.runner.places import Places, resolve_output, resolve_places
+
+
+def places_of(job: JobFolder, changes: dict[str, Any], mounts: dict[str, str]) -> Places:
+    job_file = job.write(changes)
+    return resolve_places(load_job(job_file), job_file, mounts)
+
+
+def test_relative_places_start_at_the_job_file(
+    job: JobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    places = places_of(job, {"input": {"uris": ["a.jsonl", "/data/b.jsonl"]}}, {})
+    assert places.model_folder == job.model_folder
+    assert places.inputs == (str(job.folder / "a.jsonl"), "/data/b.jsonl")
+    assert places.output == str(job.output)
+    assert places.nvme_folder is None
+
+
+def test_claims_are_where_they_are_mounted(job: JobFolder) -> None:
+    changes = {
+        "input": {"uri": "pvc://data/reviews/*.jsonl"},
+        "output": {"uri": "pvc://results/reviews"},
+        "kvCache.nvme": {"persistentVolumeClaim": {"claimName": "disk"}, "size": "1Mi"},
+    }
+    places = places_of(job, changes, {"data": "/mnt/data", "results": "/mnt/r", "disk": "/nvme"})
+    assert places.inputs == ("/mnt/data/reviews/*.jsonl",)
+    assert places.output == "/mnt/r/reviews"
+    assert places.nvme_folder == Path("/nvme")
+    job_file = job.job_file
+    assert resolve_output(load_job(job_file), job_file, {"results": "/mnt/r"}) == "/mnt/r/reviews"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"input.uri": "pvc://data/a.jsonl"}, "--mount data=PATH"),
+        ({"output.uri": "pvc://data/out"}, "--mount data=PATH"),
+        ({"input.uri": "s3://bucket/a.jsonl"}, "spec.input.uri: found 's3://bucket/a.jsonl'"),
+        ({"input": {"uris": ["a.jsonl", "s3://bucket/b"]}}, "spec.input.uris: found 's3://bu"),
+        ({"output.uri": "s3://bucket/out"}, "spec.output.uri: found 's3://bucket/out'"),
+        ({"model.uri": "s3://bucket/model"}, "spec.model.uri: found 's3://bucket/model'"),
+    ],
+)
+def test_places_that_cannot_be_reached_from_here(
+    job: JobFolder, changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(JobFileError, match=named):
+        places_of(job, changes, {})
+
+
+def test_a_model_by_its_hub_id_is_not_downloaded(job: JobFolder) -> None:
+    with pytest.raises(ModelNotFoundError, match="not downloaded by this version"):
+        places_of(job, {"model.uri": "organisation/model"}, {})
+
+
+def test_a_model_folder_that_is_not_there(job: JobFolder) -> None:
+    (job.folder / "file").touch()
+    for uri in ("/nowhere/model", "./file"):
+        with pytest.raises(ModelNotFoundError, match="no such folder"):
+            places_of(job, {"model.uri": uri}, {})
