@@ -1,0 +1,124 @@
+"""`pipemax bench`: tokens per second on this machine, compared in one run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pydantic_core import PydanticCustomError
+
+from pipemax_worker.job.quantities import parse_quantity
+from pipemax_worker.runner.bench import DEFAULT_NUM_REQUESTS, run_bench
+from pipemax_worker.runner.bench_baseline import MODULES
+from pipemax_worker.runner.bench_settings import BenchOptions
+from pipemax_worker.runner.bench_text import describe_report
+
+EXAMPLES = """\
+examples:
+  pipemax bench --model models/tiny
+  pipemax bench --model models/SmolLM2-135M-Instruct --stages 1,2 --against transformers
+  pipemax bench --model models/SmolLM2-135M-Instruct --rotation --json rotation.json
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure tokens per second, alone or against another engine",
+        description="Generates the same outputs (greedy, exact lengths, seeded) with each setting, "
+        "in turns, and prints its conditions, where the time went, and ratios. Loading and a "
+        "warm-up are not counted; the end of the job, when few requests are left, is.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_work(parser)
+    _add_settings(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.set_defaults(command=bench)
+
+
+def _add_work(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", type=Path, required=True, metavar="FOLDER", help="in Hugging Face's format")
+    add("--prompts", type=Path, metavar="JSONL", help="OpenAI Batch lines (default: random tokens)")
+    add(
+        "--requests",
+        type=_positive,
+        metavar="N",
+        help=f"how many (default: {DEFAULT_NUM_REQUESTS}, or all lines of --prompts)",
+    )
+    add("--seed", type=int, default=0, help="of lengths and tokens (default: %(default)s)")
+    add("--rounds", type=_positive, default=2, help="runs of each setting (default: %(default)s)")
+    add(
+        "--against",
+        action="append",
+        default=[],
+        choices=sorted(MODULES),
+        help="also run this engine on the CPU, with several settings, of which the best counts",
+    )
+    add(
+        "--rotation",
+        action="store_true",
+        help="compare a roomy device tier with one of a quarter of the KV in flight, 8 micro-"
+        "batches each",
+    )
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("settings", "as in the job file; default: what a job gets")
+    add = group.add_argument
+    add("--stages", type=_stages, default=(1,), metavar="1,2", help="numbers of stages to measure")
+    add("--micro-batches", type=_positive, metavar="M")
+    add("--device-kv", type=_quantity, metavar="BYTES", help="device tier of each stage, e.g. 64Mi")
+    add("--host", type=_quantity, metavar="BYTES", help="host tier of all stages together")
+    add("--max-num-requests", type=_positive, metavar="N", help="in flight at a time")
+    add("--max-batched-tokens", type=_positive, metavar="N", help="of one step")
+    add("--run-ahead", action=argparse.BooleanOptionalAction, help="schedule past unknown tokens")
+
+
+def bench(options: argparse.Namespace) -> int:
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    report = run_bench(
+        BenchOptions(
+            model_folder=options.model,
+            prompts=options.prompts,
+            num_requests=options.requests,
+            seed=options.seed,
+            stages=options.stages,
+            rounds=options.rounds,
+            against=tuple(dict.fromkeys(options.against)),
+            rotation=options.rotation,
+            micro_batches=options.micro_batches,
+            max_batched_tokens=options.max_batched_tokens,
+            max_num_requests=options.max_num_requests,
+            device_kv_bytes=options.device_kv,
+            host_kv_bytes=options.host,
+            run_ahead=options.run_ahead,
+        ),
+        say,
+    )
+    for line in describe_report(report):
+        say(line)
+    if options.json is not None:
+        options.json.write_bytes(report.as_json() + b"\n")
+    return 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return number
+
+
+def _stages(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(map(_positive, text.split(","))))
+
+
+def _quantity(text: str) -> int:
+    try:
+        return parse_quantity(text)
+    except PydanticCustomError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {error}") from error
