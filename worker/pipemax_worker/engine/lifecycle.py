@@ -108,6 +108,7 @@ class Lifecycle:
 
     def fetch_again(self, state: RequestState, draft: MessageDraft) -> None:
         """Some of a running request's KV has moved down to NVME with another request's."""
+        state.needs_fetch = False
         micro_batch_id = self.micro_batches.remove(state)
         self._fetch(state, micro_batch_id, draft)
 

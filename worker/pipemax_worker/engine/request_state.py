@@ -43,6 +43,8 @@ class RequestState:
     num_unknown_tokens       outputs sampled by messages in flight.
     block_ids                of positions 0..num_computed_tokens - 1, in order.
     on_device                those of ``block_ids`` that have a DEVICE slot, oldest first.
+    needs_fetch              some of its blocks have moved down to NVME with another request's.
+    is_loading               some, not all, of what it lacked has been loaded for its next turn.
     packed_slots             ``device_slots`` of the last message; None once a block has moved.
     num_shared_blocks        found by prefix and held by others when the request was admitted.
     num_projected_blocks     of its own, for which admission keeps room.
@@ -54,9 +56,11 @@ class RequestState:
         "block_hashes",
         "block_ids",
         "is_known_to_stages",
+        "is_loading",
         "last_turn",
         "logprobs",
         "micro_batch_id",
+        "needs_fetch",
         "num_cached_tokens",
         "num_committed_blocks",
         "num_computed_tokens",
@@ -104,6 +108,8 @@ class RequestState:
         self.last_turn = -1
         self.preemption: PreemptionKind | None = None
         self.is_known_to_stages = False
+        self.is_loading = False
+        self.needs_fetch = False
 
     @property
     def num_prompt_tokens(self) -> int:

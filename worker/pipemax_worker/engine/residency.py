@@ -8,7 +8,7 @@ to evict.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.transfers import CopyJob
@@ -122,12 +122,48 @@ class Residency:
 
         Counts on cached blocks, which the manager evicts by itself, unless ``keep_cached``.
         """
-        for victim in victims:
+        num_short = num_slots - self.num_free(keep_cached)
+        remaining = iter(victims)
+        while num_short > 0:
+            chosen = self._choose_blocks(remaining, num_short)
+            if not chosen:
+                return False
+            self._manager.drop_device(chosen)
+            # A slot that a copy still uses is not free at once: what is short is counted again.
             num_short = num_slots - self.num_free(keep_cached)
-            if num_short <= 0:
-                return True
-            self._drop_blocks_of(victim, num_short)
-        return self.num_free(keep_cached) >= num_slots
+        return True
+
+    def _choose_blocks(self, victims: Iterator[RequestState], num_blocks: int) -> list[int]:
+        """Up to ``num_blocks`` blocks of the next victims, which lose them."""
+        chosen: list[int] = []
+        for victim in victims:
+            block_ids = self._droppable_blocks(victim, num_blocks - len(chosen))
+            for block_id in block_ids:
+                del victim.on_device[block_id]
+            if block_ids:
+                victim.packed_slots = None
+                self._refresh(victim)
+            chosen += block_ids
+            if len(chosen) == num_blocks:
+                break
+            micro_batch = self._micro_batches.of(victim)
+            if micro_batch is not None:
+                micro_batch.partly.pop(victim.request_id, None)  # nothing more to take
+        return chosen
+
+    def _droppable_blocks(self, victim: RequestState, num_blocks: int) -> list[int]:
+        """Head first: blocks are stored in this order, so what follows the first that has no HOST
+        copy yet has none either. Blocks that others share stay."""
+        chosen: list[int] = []
+        for block_id in victim.on_device:
+            if len(self.held[block_id]) > 1:
+                continue
+            if not self._manager.is_on_host(block_id):
+                break
+            chosen.append(block_id)
+            if len(chosen) == num_blocks:
+                break
+        return chosen
 
     def num_allocatable(self) -> int:
         """Blocks to be had without preempting: rotation makes room on the device, nothing makes
@@ -142,28 +178,6 @@ class Residency:
         if keep_cached:
             return num_free
         return num_free + self._manager.occupancy()[Tier.DEVICE].cached
-
-    def _drop_blocks_of(self, victim: RequestState, num_blocks: int) -> None:
-        """Head first: blocks are stored in this order, so what follows the first that has no HOST
-        copy yet has none either. Blocks that others share stay."""
-        chosen: list[int] = []
-        for block_id in victim.on_device:
-            if len(chosen) == num_blocks:
-                break
-            if len(self.held[block_id]) > 1:
-                continue
-            if not self._manager.is_on_host(block_id):
-                break
-            chosen.append(block_id)
-        if chosen:
-            self._manager.drop_device(chosen)
-            for block_id in chosen:
-                del victim.on_device[block_id]
-            victim.packed_slots = None
-            self._refresh(victim)
-        micro_batch = self._micro_batches.of(victim)
-        if len(chosen) < num_blocks and micro_batch is not None:
-            micro_batch.partly.pop(victim.request_id, None)
 
     def drop_all_but(self, state: RequestState) -> None:
         """Everything that is not ``state``'s and has another copy leaves the device. O(blocks)."""
@@ -182,6 +196,12 @@ class Residency:
             holder.on_device.pop(block_id, None)
             holder.packed_slots = None
             self._refresh(holder)
+
+    def note_demoted(self, block_ids: Iterable[int]) -> None:
+        """These blocks have left HOST: who runs and shares one of them must fetch it again."""
+        for block_id in block_ids:
+            for holder in self.held.get(block_id, _NOBODY).values():
+                holder.needs_fetch = not holder.is_away
 
     def note_stored(self, block_ids: Iterable[int]) -> None:
         """HOST copies of these blocks count from now on: their holders can be victims again."""

@@ -51,14 +51,21 @@ class Rotation:
         return False
 
     def _victims(self, micro_batch_id: int, keep: Collection[int]) -> Iterator[RequestState]:
-        """Incomplete ones first, then complete ones; in both those whose turn is farthest."""
+        """Incomplete ones first, then complete ones, then those that are being loaded; in each
+        group those whose turn is farthest."""
         if not self._manager.has_host_tier:
             return
         order = self._farthest_first(micro_batch_id)
+        loading: list[RequestState] = []
         for micro_batch in order:
-            yield from _others(micro_batch.partly.values(), keep)
+            for state in _others(micro_batch.partly.values(), keep):
+                if state.is_loading:
+                    loading.append(state)
+                else:
+                    yield state
         for micro_batch in order:
             yield from _others(reversed(micro_batch.resident.values()), keep)
+        yield from loading
 
     def _farthest_first(self, micro_batch_id: int) -> list[MicroBatch]:
         num = len(self._micro_batches)
@@ -67,36 +74,30 @@ class Rotation:
     # --- loads for the next turn
 
     def prefetch(
-        self, draft: MessageDraft, chosen: Sequence[RequestState], micro_batch_id: int
+        self,
+        draft: MessageDraft,
+        chosen: Sequence[tuple[RequestState, int]],
+        micro_batch_id: int,
     ) -> None:
-        """Load what ``chosen``, of the micro-batch after ``micro_batch_id``, lack, as far as room
-        can be made without touching this turn's rows or whoever can run in the next."""
+        """Load (request, number of blocks) of the micro-batch after ``micro_batch_id``, as far as
+        room can be made without touching this turn's rows or whoever can run in the next."""
         keep = {state.request_id for state in draft.states}
+        keep.update(state.request_id for state, _ in chosen)
         following = self._micro_batches.next_with_requests(micro_batch_id)
         if following is not None:
             keep.update(following.resident)
-        block_ids: dict[int, None] = {}
-        for state in chosen:
-            lacking = dict.fromkeys(self._residency.missing(state))
-            keep.add(state.request_id)
-            num_slots = len(block_ids.keys() | lacking.keys())
-            if self._make_room(num_slots, micro_batch_id, keep):
-                block_ids.update(lacking)
-        if not self.load(draft, list(block_ids)) and block_ids:
-            # Some cached blocks are still being stored and cannot be evicted yet.
+        wanted: dict[int, None] = {}
+        for state, num_blocks in chosen:
+            wanted.update(dict.fromkeys(self._residency.missing(state)[:num_blocks]))
+        block_ids = list(wanted)
+        for keep_cached in (False, True):  # cached blocks that are being stored cannot be evicted
             victims = self._victims(micro_batch_id, keep)
-            self._residency.make_room(len(block_ids), victims, keep_cached=True)
-            self.load(draft, list(block_ids))
-
-    def _make_room(self, num_slots: int, micro_batch_id: int, keep: Collection[int]) -> bool:
-        """Takes nothing from anyone if all that they have would not be enough."""
-        num_missing = num_slots - self._residency.num_free()
-        if num_missing <= 0:
-            return True
-        victims = list(self._victims(micro_batch_id, keep))
-        if sum(len(victim.on_device) for victim in victims) < num_missing:
-            return False
-        return self._residency.make_room(num_slots, victims)
+            self._residency.make_room(len(block_ids), victims, keep_cached=keep_cached)
+            num_fitting = self._residency.num_free(keep_cached)
+            if self.load(draft, block_ids[:num_fitting]) or not block_ids:
+                break
+        for state, _ in chosen:
+            state.is_loading = not state.is_resident
 
     def load(self, draft: MessageDraft, block_ids: Sequence[int]) -> bool:
         """Order these loads; False if there are none or not enough room."""

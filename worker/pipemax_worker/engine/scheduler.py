@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.messages import SampledToken, StageReport
 from pipemax_worker.contract.request import FinishedRequest, FinishReason, Request, StopChecker
 from pipemax_worker.contract.statistics import EngineStatistics
@@ -169,13 +170,16 @@ class Scheduler:
         """What goes beside the rows: unfilled blocks down, blocks for the next turn up."""
         lifecycle, draft = self._lifecycle, self._draft
         self._rotation.store_tails(draft, lifecycle.micro_batches[micro_batch_id])
-        wanted = [lifecycle.states[request_id] for request_id in composition.prefetch]
-        chosen = [state for state in wanted if state.micro_batch_id is not None]
-        loadable = [state for state in chosen if self._rotation.is_loadable(state)]
-        self._rotation.prefetch(draft, loadable, micro_batch_id)
-        for state in chosen:
-            if state.num_in_flight == 0 and not self._rotation.is_loadable(state):
+        loadable: list[tuple[RequestState, int]] = []
+        for request_id, num_blocks in composition.prefetch:
+            state = lifecycle.states[request_id]
+            if state.micro_batch_id is None:
+                continue  # preempted in this turn
+            if not state.needs_fetch:
+                loadable.append((state, num_blocks))
+            elif state.num_in_flight == 0:
                 lifecycle.fetch_again(state, draft)
+        self._rotation.prefetch(draft, loadable, micro_batch_id)
         lifecycle.accounting.prefetch_budget_bytes = composition.prefetch_budget_bytes
 
     def _send(self, micro_batch_id: int) -> Plan:
@@ -208,7 +212,10 @@ class Scheduler:
         lifecycle.accounting.note_copies(completed)
         lifecycle.transit.note_completed(completed)
         for copy in completed:
-            lifecycle.residency.note_stored(copy.block_ids)
+            if copy.target is Tier.NVME:
+                lifecycle.residency.note_demoted(copy.block_ids)
+            elif copy.source is Tier.DEVICE:
+                lifecycle.residency.note_stored(copy.block_ids)
             lifecycle.cut_at_lost_blocks(copy.lost_block_ids)
         if shape is not None:
             self._estimator.observe(shape, report.stage, report.compute_seconds)

@@ -26,7 +26,7 @@ class StallBreaker:
         if not running or not self._manager.has_host_tier:
             return None
         focus = min(running, key=lambda state: (state.last_turn, state.request_id))
-        if not self._rotation.is_loadable(focus):
+        if focus.needs_fetch:
             self._lifecycle.fetch_again(focus, draft)
             return focus
         self._lifecycle.residency.drop_all_but(focus)

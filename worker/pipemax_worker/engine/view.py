@@ -97,7 +97,8 @@ class Composition(msgspec.Struct, frozen=True):
     admit      waiting requests that join this micro-batch, in order.
     chunks     (request, number of tokens) of prompts, admitted ones included.
     decode     requests that take one more token each.
-    prefetch   requests of the next micro-batch whose blocks are loaded, in order.
+    prefetch   (request, number of blocks) of the next micro-batch to load, in order. A request
+               that gets fewer than it lacks is continued when its micro-batch is next again.
     preempt    requests that make room, and how.
     Rows for which no blocks can be had at the moment are left out of the message by the scheduler.
     """
@@ -105,7 +106,7 @@ class Composition(msgspec.Struct, frozen=True):
     admit: tuple[int, ...] = ()
     chunks: tuple[tuple[int, int], ...] = ()
     decode: tuple[int, ...] = ()
-    prefetch: tuple[int, ...] = ()
+    prefetch: tuple[tuple[int, int], ...] = ()
     preempt: tuple[tuple[int, PreemptionKind], ...] = ()
     prefetch_budget_bytes: int = 0
 

@@ -120,16 +120,15 @@ def prefetch_budget_bytes(view: SchedulerView, shape: BatchShape) -> int:
     return int(view.predict(shape) * view.load_bytes_per_second)
 
 
-def choose_prefetch(view: SchedulerView, budget_bytes: int) -> tuple[int, ...]:
-    """Requests in order while the budget lasts; the first goes whatever it takes, a smaller one may
-    fill what a larger one leaves."""
-    chosen: list[int] = []
-    num_left = budget_bytes // view.slot_bytes
+def choose_prefetch(view: SchedulerView, budget_bytes: int) -> tuple[tuple[int, int], ...]:
+    """Requests in order while the budget lasts; the last may get a part of what it lacks, so that
+    a link slower than one request a step makes progress and never stalls a step."""
+    chosen: list[tuple[int, int]] = []
+    num_left = max(1, budget_bytes // view.slot_bytes)
     for lacking in view.lacking:
-        if chosen and lacking.num_missing_blocks > num_left:
-            continue
-        chosen.append(lacking.request_id)
-        num_left -= lacking.num_missing_blocks
+        num_blocks = min(lacking.num_missing_blocks, num_left)
+        chosen.append((lacking.request_id, num_blocks))
+        num_left -= num_blocks
         if num_left <= 0:
             break
     return tuple(chosen)
