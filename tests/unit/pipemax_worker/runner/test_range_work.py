@@ -1,0 +1,61 @@
+"""One range on its way."""
+
+import gzip
+from pathlib import Path
+
+from kit.records import make_record
+from kit.store import ManualClock, MemoryStore
+from pipemax_worker.dataset.inputs import discover_inputs
+from pipemax_worker.dataset.ranges import plan_ranges
+from pipemax_worker.dataset.records import Attempt
+from pipemax_worker.dataset.segments import SegmentWriter
+from pipemax_worker.runner.range_work import RangeWork
+
+
+def open_work(path: Path, store: MemoryStore) -> RangeWork:
+    (input_range,) = plan_ranges(discover_inputs([path]), 1 << 20)
+    writer = SegmentWriter.open(store, 0, Attempt(1, "w"), ManualClock())
+    return RangeWork(input_range, writer)
+
+
+def test_lines_are_counted_and_the_end_is_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"{}\n{}\n")
+    work = open_work(path, MemoryStore())
+    assert not work.is_complete
+    assert work.next_line() is not None
+    assert work.next_line() is not None
+    assert (work.num_lines, work.is_read) == (2, False)
+    assert work.next_line() is None
+    assert (work.num_lines, work.is_complete) == (2, True)
+
+
+def test_bytes_of_lines_with_a_record(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"b": 22}\n{}')
+    store = MemoryStore()
+    first = open_work(path, store)
+    line = first.next_line()
+    assert line is not None
+    first.record(line, make_record(line.key.offset))
+    assert first.bytes_done == 9
+    first.writer.flush()
+
+    second = open_work(path, store)
+    lines = [second.next_line(), second.next_line(), second.next_line()]
+    assert [second.has_record(line) for line in lines if line] == [True, False, False]
+    for line in lines:
+        assert line is not None
+        second.skip(line)
+    assert second.bytes_done == path.stat().st_size, "the last line has no end"
+
+
+def test_progress_inside_a_compressed_file_is_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b"{}\n" * 1000))
+    work = open_work(path, MemoryStore())
+    for _ in range(1000):
+        line = work.next_line()
+        assert line is not None
+        work.skip(line)
+    assert work.bytes_done == 0
