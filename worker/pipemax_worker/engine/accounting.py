@@ -28,7 +28,7 @@ class Accounting:
         self._lookups: dict[Tier | None, int] = dict.fromkeys((*Tier, None), 0)
         self._stages = [(0.0, 0.0, 0.0)] * num_stages
 
-    def note_row(self, state: RequestState, num_new_tokens: int) -> None:
+    def note_prefill(self, state: RequestState, num_new_tokens: int) -> None:
         """Before the row counts in ``state``: what it computes anew and what once more."""
         start = state.num_computed_tokens
         end = start + num_new_tokens
@@ -36,7 +36,6 @@ class Accounting:
         self.num_recomputed_tokens += max(0, known - start)
         first_new = max(start, state.num_ever_computed)
         self.num_prompt_tokens += max(0, min(end, state.num_prompt_tokens) - first_new)
-        self.num_batched_tokens += num_new_tokens
 
     def note_lookup(self, tiers: Iterable[Tier | None], num_missed: int) -> None:
         for tier in tiers:

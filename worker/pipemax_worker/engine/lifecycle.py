@@ -161,7 +161,7 @@ class Lifecycle:
         num_tokens = num_blocks * self._config.block_tokens
         num_lost = max(0, state.num_computed_tokens - num_tokens)
         state.num_computed_tokens -= num_lost
-        self.micro_batches.note_computed(state, -num_lost)
+        self.micro_batches.note_computed(state.micro_batch_id, -num_lost)
         state.num_committed_blocks = min(state.num_committed_blocks, num_blocks)
         state.num_stored_blocks = min(state.num_stored_blocks, num_blocks)
         state.stored_tail_tokens = -1

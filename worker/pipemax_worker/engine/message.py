@@ -11,19 +11,15 @@ from pipemax_worker.performance.batch_shape import BatchShape
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A decided turn: what the stages are told and what the driver expects of it."""
+    """A decided turn: what the stages are told, and whether the last one samples anything."""
 
     stage_input: StageInput
     shape: BatchShape
+    expects_output: bool
 
     @property
     def sequence(self) -> int:
         return self.stage_input.sequence
-
-    @property
-    def expects_output(self) -> bool:
-        """Whether the last stage samples anything in it."""
-        return any(row.needs_sample for row in self.stage_input.scheduled)
 
 
 class MessageDraft:
@@ -32,6 +28,7 @@ class MessageDraft:
     def __init__(self) -> None:
         self.rows: list[ScheduledRequest] = []
         self.states: list[RequestState] = []
+        self.num_sampled = 0
         self.new_requests: list[NewRequest] = []
         self.finished_ids: list[int] = []
         self.stores: list[CopyJob] = []
@@ -48,27 +45,23 @@ class MessageDraft:
         num_kv_tokens = num_tokens + sum(row.num_computed_tokens for row in self.rows)
         return BatchShape(num_tokens, num_kv_tokens, len(self.rows))
 
-    def add_row(
-        self, state: RequestState, num_new_tokens: int, device_slots: bytes
-    ) -> ScheduledRequest:
-        """Append the next ``num_new_tokens`` of ``state``; introduces it to the stages if new."""
+    def add_row(self, state: RequestState, num_new_tokens: int, device_slots: bytes) -> bool:
+        """Append the next ``num_new_tokens`` of ``state``, introduced to the stages if it is new;
+        returns whether a token is sampled."""
         if not state.is_known_to_stages:
             state.is_known_to_stages = True
             self.new_requests.append(_introduce(state))
-        start = state.num_computed_tokens
+        start, known = state.num_computed_tokens, state.token_ids
         end = start + num_new_tokens
-        is_fed_back = start >= len(state.token_ids)
+        token_ids = None if start >= len(known) else pack_int32(known[start:end])
+        needs_sample = end == len(known) + state.num_unknown_tokens
         row = ScheduledRequest(
-            request_id=state.request_id,
-            num_computed_tokens=start,
-            num_new_tokens=num_new_tokens,
-            token_ids=None if is_fed_back else pack_int32(state.token_ids[start:end]),
-            device_slots=device_slots,
-            needs_sample=end == len(state.token_ids) + state.num_unknown_tokens,
+            state.request_id, start, num_new_tokens, token_ids, device_slots, needs_sample
         )
         self.rows.append(row)
         self.states.append(state)
-        return row
+        self.num_sampled += needs_sample
+        return needs_sample
 
     def build(self, sequence: int, micro_batch_id: int) -> Plan:
         stage_input = StageInput(
@@ -81,7 +74,7 @@ class MessageDraft:
             prefetch=tuple(self.prefetch),
             background=tuple(self.background),
         )
-        return Plan(stage_input, self.shape)
+        return Plan(stage_input, self.shape, expects_output=self.num_sampled > 0)
 
 
 def _introduce(state: RequestState) -> NewRequest:

@@ -110,12 +110,11 @@ class MicroBatches:
         state.micro_batch_id = None
         return micro_batch.micro_batch_id
 
-    def note_computed(self, state: RequestState, num_new_tokens: int) -> None:
-        """``num_computed_tokens`` of a member has changed by ``num_new_tokens``."""
-        micro_batch = self.of(state)
-        if micro_batch is not None:
-            micro_batch.num_kv_tokens += num_new_tokens
-            self._seconds[micro_batch.micro_batch_id] = None
+    def note_computed(self, micro_batch_id: int | None, num_new_tokens: int) -> None:
+        """``num_computed_tokens`` of members have changed by ``num_new_tokens`` in all."""
+        if micro_batch_id is not None:
+            self._all[micro_batch_id].num_kv_tokens += num_new_tokens
+            self._seconds[micro_batch_id] = None
 
     def lightest(self) -> int:
         """The micro-batch with the shortest predicted step; the smaller one of equals."""

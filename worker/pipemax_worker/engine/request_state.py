@@ -67,6 +67,7 @@ class RequestState:
         "num_ever_computed",
         "num_in_flight",
         "num_projected_blocks",
+        "num_prompt_tokens",
         "num_shared_blocks",
         "num_stored_blocks",
         "num_unknown_tokens",
@@ -89,6 +90,7 @@ class RequestState:
         self.stop_checker = stop_checker
         self.status = RequestStatus.WAITING
         self.token_ids = list(request.prompt_token_ids)
+        self.num_prompt_tokens = len(self.token_ids)
         self.logprobs: list[TokenLogprobs] = []
         self.num_computed_tokens = 0
         self.num_ever_computed = 0
@@ -110,10 +112,6 @@ class RequestState:
         self.is_known_to_stages = False
         self.is_loading = False
         self.needs_fetch = False
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        return len(self.request.prompt_token_ids)
 
     @property
     def num_output_tokens(self) -> int:

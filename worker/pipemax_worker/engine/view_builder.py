@@ -78,10 +78,10 @@ class ViewBuilder:
         states.sort(key=_least_recently_run)
         return tuple(
             ReadyRequest(
-                request_id=state.request_id,
-                num_remaining_tokens=state.num_remaining_tokens,
-                num_computed_tokens=state.num_computed_tokens,
-                num_new_blocks=state.num_new_blocks(1, block_tokens),
+                state.request_id,
+                state.num_remaining_tokens,
+                state.num_computed_tokens,
+                state.num_new_blocks(1, block_tokens),
             )
             for state in states
         )
