@@ -1,0 +1,125 @@
+"""`pipemax run` as a process of its own, with all processes that it has started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from pathlib import Path
+from typing import Any
+
+from kit.jobs import JobFolder
+
+MARK = "PIPEMAX_TEST_MARK"
+PATIENCE_SECONDS = 120.0
+
+
+class RunningJob:
+    """A run with its HTTP port; ends with the block. Its processes carry a mark of their own."""
+
+    def __init__(self, job: JobFolder, *arguments: str) -> None:
+        self.mark = uuid.uuid4().hex
+        environment = {**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "pipemax_worker.cli.main", "run", str(job.job_file)]
+        self.process = subprocess.Popen(
+            [*command, "--port", "0", *arguments],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.said: list[str] = []
+        self._url = ""
+
+    def __enter__(self) -> RunningJob:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process_id in self.process_ids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process_id, signal.SIGKILL)
+        self.process.communicate()
+
+    @property
+    def url(self) -> str:
+        """Without the page; waits until the run has said it."""
+        assert self.process.stderr is not None
+        while not self._url:
+            line = self.process.stderr.readline()
+            assert line, f"the run has ended: {self.said}"
+            self.said.append(line)
+            if line.startswith("metrics: "):
+                self._url = line.split()[1].removesuffix("/metrics,")
+        return self._url
+
+    def get(self, page: str) -> bytes:
+        with urllib.request.urlopen(f"{self.url}/{page}", timeout=30) as answer:
+            body: bytes = answer.read()
+            return body
+
+    def progress(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.get("progress"))
+        return found
+
+    def wait_for_requests(self, number: int) -> dict[str, Any]:
+        """Until so many have a record, and the run still goes on."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            progress = self.progress()
+            if progress["requests"]["done"] >= number:
+                assert self.process.poll() is None
+                return progress
+            time.sleep(0.02)
+        raise AssertionError(f"not {number} requests after {PATIENCE_SECONDS} s")
+
+    def end(self) -> int:
+        """Wait for the end; the exit code. ``said`` holds all of stderr then."""
+        _, rest = self.process.communicate(timeout=PATIENCE_SECONDS)
+        self.said.extend(rest.splitlines(keepends=True))
+        return self.process.returncode
+
+    def process_ids(self) -> list[int]:
+        """Of all processes of the run that live, zombies aside."""
+        mark = f"{MARK}={self.mark}".encode()
+        return [
+            int(folder.name)
+            for folder in Path("/proc").iterdir()
+            if folder.name.isdigit() and mark in _read(folder / "environ").split(b"\0")
+        ]
+
+    def stage_ids(self) -> list[int]:
+        """Of the stages: grandchildren of the driver, forked by its fork server."""
+        children = {
+            process_id for process_id in self.process_ids() if _parent(process_id) == self.driver_id
+        }
+        return [one for one in self.process_ids() if _parent(one) in children]
+
+    @property
+    def driver_id(self) -> int:
+        return self.process.pid
+
+    def wait_until_gone(self) -> None:
+        """Until no process of the run lives."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while left := self.process_ids():
+            assert time.monotonic() < deadline, f"still there: {left}"
+            time.sleep(0.02)
+
+
+def _read(path: Path) -> bytes:
+    """Empty for a process that is gone, or is another user's."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _parent(process_id: int) -> int:
+    status = _read(Path("/proc") / str(process_id) / "stat").rpartition(b")")[2].split()
+    return int(status[1]) if status else 0
