@@ -140,18 +140,21 @@ class Lifecycle:
         state.num_shared_blocks = 0
         self.admission.returning[state.request_id] = state
 
-    def advance_transit(self, draft: MessageDraft) -> None:
-        """One step for all requests whose KV is on its way to NVME or back."""
+    def advance_transit(self, draft: MessageDraft) -> bool:
+        """One step for all requests whose KV is on its way to NVME or back; whether any of them
+        has reached its end."""
         if self.transit.is_empty:
-            return
+            return False
         parked, stranded = self.transit.advance_leaving(draft)
         for state in parked:
             state.status = RequestStatus.PARKED
             self.admission.returning[state.request_id] = state
         for state in stranded:
             self._give_up_kv(state)
-        for state in self.transit.take_arrived():
+        arrived = self.transit.take_arrived()
+        for state in arrived:
             self.micro_batches.add(state, self.micro_batches.lightest())
+        return bool(parked or stranded or arrived)
 
     # --- backwards
 

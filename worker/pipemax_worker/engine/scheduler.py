@@ -33,7 +33,8 @@ from pipemax_worker.performance.batch_shape import BatchShape, Estimator
 from pipemax_worker.performance.link import LinkEstimator
 
 # Who was preempted in vain has made room for others, who was admitted in vain may run elsewhere.
-_MAX_PASSES = 3
+# Two passes settle nearly all turns; the bound is for what nobody has thought of.
+_MAX_PASSES = 8
 
 
 class Scheduler:
@@ -114,9 +115,8 @@ class Scheduler:
 
         Raises InvariantError if that can never be: nothing is in flight and nothing can be done.
         """
-        self._lifecycle.advance_transit(self._draft)
         for _ in range(_MAX_PASSES):
-            self._has_changed = False
+            self._has_changed = self._lifecycle.advance_transit(self._draft)
             for micro_batch_id in self._turn_order():
                 if self._compose(micro_batch_id, now):
                     return self._send(micro_batch_id)
@@ -132,7 +132,6 @@ class Scheduler:
 
     def _break_stall(self, now: float) -> Plan | None:
         """Nothing runs and no row could be built: one request gets all the room there is."""
-        self._lifecycle.advance_transit(self._draft)  # for who has just been preempted
         focus = None if self._draft.has_copies else self._stall.make_room(self._draft)
         if self._draft.has_copies:
             return self._send(self._next_micro_batch_id)
