@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from kit.executor import STOP_TOKEN, SimulatedExecutor, reference_output
 from pipemax_worker.contract.geometry import KVGeometry, Tier
 from pipemax_worker.contract.request import FinishedRequest, RecordKey, Request, SamplingParams
 from pipemax_worker.engine.config import SchedulerConfig
@@ -16,8 +17,6 @@ from pipemax_worker.kvcache.block_manager import BlockManager
 from pipemax_worker.performance.hardware import CPU_PROFILE, HardwareProfile
 from pipemax_worker.performance.link import LinkEstimator
 from pipemax_worker.performance.roofline import RooflineEstimator, StageCost
-
-from kit.executor import STOP_TOKEN, SimulatedExecutor, reference_output
 
 STAGE_COST = StageCost(weight_bytes=1 << 26, num_parameters=1 << 25, kv_bytes_per_token=1 << 12)
 

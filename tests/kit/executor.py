@@ -110,6 +110,7 @@ class SimulatedExecutor:
 
     num_stages            of the pipeline.
     block_tokens          tokens of one slot.
+    link_bytes_per_second that reports tell of every copy.
     promote_failures      probability that a stage finds a bad checksum in a promoted slot.
     eager                 run everything that can run at each ``collect``: no random delays.
     """
@@ -124,6 +125,7 @@ class SimulatedExecutor:
         stop_probability: float = 0.0,
         promote_failures: float = 0.0,
         max_batched_tokens: int | None = None,
+        link_bytes_per_second: float = 1e9,
         eager: bool = False,
     ) -> None:
         self.random = random.Random(seed)
@@ -133,6 +135,7 @@ class SimulatedExecutor:
         self.stop_probability = stop_probability
         self.promote_failures = promote_failures
         self.max_batched_tokens = max_batched_tokens
+        self.link_bytes_per_second = link_bytes_per_second
         self.eager = eager
         self.texts: dict[int, _Text] = {}
         self.submitted: list[StageInput] = []
@@ -316,7 +319,8 @@ class SimulatedExecutor:
                 self.num_bad_blocks += 1
             stage.slots[job.target, target] = list(content)
         num_bytes = SLOT_BYTES * job.num_slots
-        stage.landed.append(CopyResult(job.job_id, num_bytes, num_bytes / 1e9, tuple(failed)))
+        seconds = num_bytes / self.link_bytes_per_second
+        stage.landed.append(CopyResult(job.job_id, num_bytes, seconds, tuple(failed)))
 
     def _report(self, stage: _Stage, num_tokens: int, sequence: int | None = None) -> None:
         copies, stage.landed = tuple(stage.landed), []

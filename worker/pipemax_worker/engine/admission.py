@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from pipemax_worker.contract.geometry import Tier, num_blocks_for
 from pipemax_worker.contract.request import Request
@@ -82,14 +83,18 @@ class Admission:
     def candidates(self, num_leaving_blocks: int) -> tuple[WaitingRequest, ...]:
         """Those that could be admitted into the message being composed, in order; nobody new while
         preempted requests are still giving up ``num_leaving_blocks``."""
-        max_running = self._config.max_num_running
-        if max_running is not None and self.num_running >= max_running:
-            return ()
         if self.num_unreserved_blocks <= num_leaving_blocks:
             return ()
         if self.returning:
-            return tuple(self._returning_candidates())
-        return () if num_leaving_blocks else tuple(self._waiting_candidates())
+            found = self._returning_candidates()
+        elif num_leaving_blocks == 0:
+            found = self._waiting_candidates()
+        else:
+            return ()
+        max_running = self._config.max_num_running
+        if max_running is None:
+            return tuple(found)
+        return tuple(islice(found, max(0, max_running - self.num_running)))
 
     def _returning_candidates(self) -> Iterator[WaitingRequest]:
         """Only with a block to spare for each running request: or they would be preempted again.

@@ -89,11 +89,16 @@ class MicroBatches:
         return sum(len(micro_batch.lacking) for micro_batch in self._all)
 
     def seconds(self) -> tuple[float, ...]:
-        """Predicted step of each, all requests decoding. Kept until the micro-batch changes."""
+        """Predicted step of each, all requests decoding. Kept until the micro-batch changes or the
+        predictions are forgotten."""
         for index, known in enumerate(self._seconds):
             if known is None:
                 self._seconds[index] = self._estimator.predict(self._all[index].shape)
         return tuple(known for known in self._seconds if known is not None)
+
+    def forget_predictions(self) -> None:
+        """The estimator may have learned: predictions of one turn are compared with each other."""
+        self._seconds = [None] * len(self._all)
 
     def add(self, state: RequestState, micro_batch_id: int) -> None:
         state.micro_batch_id = micro_batch_id

@@ -115,6 +115,7 @@ class Scheduler:
 
         Raises InvariantError if that can never be: nothing is in flight and nothing can be done.
         """
+        self._lifecycle.micro_batches.forget_predictions()
         for _ in range(_MAX_PASSES):
             self._has_changed = self._lifecycle.advance_transit(self._draft)
             for micro_batch_id in self._turn_order():

@@ -61,7 +61,8 @@ class SchedulerView(msgspec.Struct, frozen=True):
     num_allocatable_blocks   that can be allocated now without preempting anyone.
     num_returning_blocks     soon free, of requests that are being preempted.
     num_nvme_blocks          that preempted requests may take.
-    micro_batch_sizes        requests of each micro-batch; ``micro_batch_seconds``: predicted steps.
+    micro_batch_sizes        requests of each micro-batch; ``micro_batch_seconds``: predicted steps,
+                             empty if nobody waits.
     num_unfinished           requests, waiting and parked ones included.
     preemptible              empty unless blocks run short.
     *_bytes_per_second       measured on one stage's link.

@@ -47,11 +47,12 @@ class ViewBuilder:
         num_needed = sum(row.num_new_blocks for row in ready)
         num_allocatable = lifecycle.residency.num_allocatable()
         num_leaving = lifecycle.transit.num_leaving_blocks
+        waiting = lifecycle.admission.candidates(num_leaving)
         is_short = num_needed > num_allocatable
         return SchedulerView(
             micro_batch_id=micro_batch_id,
             ready=ready,
-            waiting=lifecycle.admission.candidates(num_leaving),
+            waiting=waiting,
             lacking=self._lacking(micro_batch_id),
             preemptible=self._preemptible() if is_short else (),
             token_target=config.token_target,
@@ -65,7 +66,7 @@ class ViewBuilder:
             num_returning_blocks=lifecycle.num_returning_blocks,
             num_nvme_blocks=self._manager.num_available_nvme_slots,
             micro_batch_sizes=lifecycle.micro_batches.sizes,
-            micro_batch_seconds=lifecycle.micro_batches.seconds(),
+            micro_batch_seconds=lifecycle.micro_batches.seconds() if waiting else (),
             load_bytes_per_second=self._links.bandwidth(Tier.HOST, Tier.DEVICE),
             demote_bytes_per_second=self._links.bandwidth(Tier.HOST, Tier.NVME),
             promote_bytes_per_second=self._links.bandwidth(Tier.NVME, Tier.HOST),

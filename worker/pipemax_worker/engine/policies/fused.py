@@ -97,6 +97,8 @@ def _num_admissible(view: SchedulerView) -> int:
     """How many may join this micro-batch: none if its step is longer than the mean already, and no
     more than its even share of all that is left, or a short job would fill one micro-batch only."""
     seconds = view.micro_batch_seconds
+    if not seconds:
+        return 0
     mean_seconds = sum(seconds) / len(seconds)
     if seconds[view.micro_batch_id] > mean_seconds * (1 + _BALANCE_TOLERANCE):
         return 0
