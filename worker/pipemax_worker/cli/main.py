@@ -7,8 +7,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version
 
+from pipemax_worker import __version__
 from pipemax_worker.cli import bench, results, run, status, validate
 from pipemax_worker.errors import InvariantError, PipemaxError
 from pipemax_worker.runner.termination import write_termination_message
@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"pipemax {version('pipemax')}")
+    parser.add_argument("--version", action="version", version=f"pipemax {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (run, validate, status, results, bench):
         command.add_parser(commands)

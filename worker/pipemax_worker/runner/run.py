@@ -7,10 +7,10 @@ import os
 import socket
 import uuid
 from collections import Counter
-from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
+from pipemax_worker import __version__
 from pipemax_worker.contract.clock import MonotonicClock
 from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.manifest import write_manifest
@@ -127,7 +127,7 @@ def _build_run(
     collector = Collector(ledger)
     look_ahead = job.spec.engine.look_ahead
     feed = RequestFeed(store, ledger, processor, collector, clock, worker_name(), look_ahead)
-    metrics = Metrics(lambda: run.snapshot, session.geometry, version("pipemax"))
+    metrics = Metrics(lambda: run.snapshot, session.geometry, __version__)
     run = JobRun(
         job.metadata.name,
         session.engine,
