@@ -134,6 +134,7 @@ class JobRun:
             statistics=statistics,
             failed_reasons=dict(collector.failed_reasons),
             output_place=self._output_place,
+            input_bytes_found=self._bytes_before,
         )
 
 

@@ -11,7 +11,8 @@ from pipemax_worker.contract.statistics import EngineStatistics
 class ProgressSnapshot(msgspec.Struct, frozen=True):
     """``input_bytes_*`` measure progress before the number of requests is known: requests are
     counted while they stream by, bytes are known from the start. ``*_seconds`` are since start.
-    ``failed_reasons`` maps an error code to how many records carry it."""
+    ``failed_reasons`` maps an error code to how many records carry it. ``input_bytes_found`` were
+    done by earlier runs: they are part of what is done, not of this run's rate."""
 
     job_name: str
     phase: str
@@ -26,6 +27,7 @@ class ProgressSnapshot(msgspec.Struct, frozen=True):
     failed_reasons: dict[str, int] = {}
     output_place: str = ""
     warnings: tuple[str, ...] = ()
+    input_bytes_found: int = 0
 
     @property
     def fraction_done(self) -> float:
@@ -36,11 +38,12 @@ class ProgressSnapshot(msgspec.Struct, frozen=True):
 
     @property
     def remaining_seconds(self) -> float | None:
-        """Time left at the rate so far; None until one percent is done."""
-        done = self.fraction_done
-        if done < 0.01 or self.elapsed_seconds <= 0:
+        """Time left at this run's rate so far; None until it has done one percent."""
+        left = max(0, self.input_bytes_total - self.input_bytes_done)
+        done_here = self.input_bytes_total - left - self.input_bytes_found
+        if done_here < max(1.0, 0.01 * self.input_bytes_total):
             return None
-        return self.elapsed_seconds * (1.0 - done) / done
+        return self.elapsed_seconds * left / done_here
 
 
 def tier_name(tier: Tier) -> str:

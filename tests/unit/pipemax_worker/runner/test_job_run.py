@@ -197,6 +197,7 @@ def test_progress_of_a_continued_job_includes_what_is_done(job: JobFolder) -> No
         "of ranges that are done; the others' are counted when they are read"
     )
     assert 0 < start.fraction_done < 1
+    assert start.remaining_seconds is None, "this run has no rate yet"
     second.start()
     assert second.run.snapshot.num_done == 8
     assert second.run.snapshot.fraction_done == 1.0
