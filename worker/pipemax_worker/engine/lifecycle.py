@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pipemax_worker.contract.messages import SampledToken
 from pipemax_worker.contract.request import FinishedRequest, FinishReason
 from pipemax_worker.engine.accounting import Accounting
 from pipemax_worker.engine.admission import Admission
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.message import MessageDraft
 from pipemax_worker.engine.micro_batches import MicroBatches
-from pipemax_worker.engine.outputs import build_finished
+from pipemax_worker.engine.outputs import append_token, build_finished
 from pipemax_worker.engine.prefix_sharing import PrefixSharing
 from pipemax_worker.engine.request_state import PreemptionKind, RequestState, RequestStatus
 from pipemax_worker.engine.residency import Residency
 from pipemax_worker.engine.transit import Transit
+from pipemax_worker.errors import RequestError
 from pipemax_worker.kvcache.block_manager import BlockManager
 from pipemax_worker.performance.batch_shape import Estimator
 
@@ -177,6 +179,31 @@ class Lifecycle:
                 self.cut(holder, holder.block_ids.index(block_id))
 
     # --- the end
+
+    def take_token(self, state: RequestState, sampled: SampledToken) -> None:
+        """The next output token; dropped if the text has ended before it."""
+        if state.is_finished:
+            return
+        self.accounting.num_generated_tokens += 1
+        try:
+            reason = append_token(state, sampled)
+        except RequestError as error:
+            self.finish(state, FinishReason.ERROR, error.code, error.message)
+            return
+        if reason is None:
+            self.sharing.commit(state)
+        else:
+            self.finish(state, reason)
+
+    def settle(self, state: RequestState) -> None:
+        """A row has come back: what had to wait for the last one in flight happens now."""
+        if state.num_in_flight:
+            return
+        if state.is_finished:
+            if state.request_id in self.states:
+                self.forget(state)
+        elif state.preemption is not None:
+            self.preempt(state, state.preemption)
 
     def finish(
         self,

@@ -14,12 +14,11 @@ from collections.abc import Iterator, Mapping
 
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.messages import SampledToken, StageReport
-from pipemax_worker.contract.request import FinishedRequest, FinishReason, Request, StopChecker
+from pipemax_worker.contract.request import FinishedRequest, Request, StopChecker
 from pipemax_worker.contract.statistics import EngineStatistics
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.lifecycle import Lifecycle
 from pipemax_worker.engine.message import MessageDraft, Plan
-from pipemax_worker.engine.outputs import append_token
 from pipemax_worker.engine.request_state import RequestState
 from pipemax_worker.engine.rotation import Rotation
 from pipemax_worker.engine.rows import RowBuilder
@@ -27,7 +26,7 @@ from pipemax_worker.engine.snapshot import derive_statistics
 from pipemax_worker.engine.stall import StallBreaker
 from pipemax_worker.engine.view import Composition, Policy
 from pipemax_worker.engine.view_builder import ViewBuilder
-from pipemax_worker.errors import InvariantError, RequestError
+from pipemax_worker.errors import InvariantError
 from pipemax_worker.kvcache.block_manager import BlockManager
 from pipemax_worker.performance.batch_shape import BatchShape, Estimator
 from pipemax_worker.performance.link import LinkEstimator
@@ -232,28 +231,5 @@ class Scheduler:
                         f"message {plan.sequence}: no token came back for request {row.request_id}"
                     )
                 state.num_unknown_tokens -= 1
-                if not state.is_finished:
-                    self._append(state, sampled[row.request_id])
-            self._settle(state)
-
-    def _append(self, state: RequestState, sampled: SampledToken) -> None:
-        self._lifecycle.accounting.num_generated_tokens += 1
-        try:
-            reason = append_token(state, sampled)
-        except RequestError as error:
-            self._lifecycle.finish(state, FinishReason.ERROR, error.code, error.message)
-            return
-        if reason is not None:
-            self._lifecycle.finish(state, reason)
-        else:
-            self._lifecycle.sharing.commit(state)
-
-    def _settle(self, state: RequestState) -> None:
-        """What had to wait for the last row in flight."""
-        if state.num_in_flight:
-            return
-        if state.is_finished:
-            if state.request_id in self._lifecycle.states:
-                self._lifecycle.forget(state)
-        elif state.preemption is not None:
-            self._lifecycle.preempt(state, state.preemption)
+                self._lifecycle.take_token(state, sampled[row.request_id])
+            self._lifecycle.settle(state)
