@@ -7,12 +7,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 REFUSE_TORCH = """
-import importlib.abc, sys
+import importlib.abc, importlib.machinery, sys
 
-class Refuse(importlib.abc.MetaPathFinder):
+class Refuse(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path=None, target=None):
+        # To look whether torch is there is not to import it: transformers looks.
         if name == "torch" or name.startswith(("torch.", "pipemax_worker.stage")):
-            raise AssertionError(f"the driver imported {name}")
+            return importlib.machinery.ModuleSpec(name, self)
+
+    def create_module(self, spec):
+        raise AssertionError(f"the driver imported {spec.name}")
+
+    def exec_module(self, module):
+        pass
 
 sys.meta_path.insert(0, Refuse())
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from kit.jobs import JobFolder, text_lines
@@ -36,6 +37,10 @@ def complete(job: JobFolder) -> None:
     assert (job.output / "manifest.json").exists()
 
 
+def has_loaded_torch(process_id: int) -> bool:
+    return "libtorch" in Path(f"/proc/{process_id}/maps").read_text()
+
+
 def test_sigterm_writes_what_is_done_and_the_next_run_goes_on(long_job: JobFolder) -> None:
     nvme = {"hostPath": str(long_job.folder / "nvme"), "size": "1Mi"}
     long_job.write(
@@ -54,6 +59,8 @@ def test_sigterm_writes_what_is_done_and_the_next_run_goes_on(long_job: JobFolde
         assert "pipemax_kv_swap_bytes_total{" in metrics
         assert run.get("healthz") == b"ok\n"
         assert len(run.stage_ids()) == 2
+        assert all(has_loaded_torch(stage) for stage in run.stage_ids())
+        assert not has_loaded_torch(run.driver_id), "not even by a library, not even late"
         run.process.send_signal(signal.SIGTERM)
         assert run.end() == 75
         assert "stopped by SIGTERM" in run.said[-1]
