@@ -10,9 +10,9 @@ REFUSE_TORCH = """
 import importlib.abc, importlib.machinery, sys
 
 class Refuse(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    # Libraries may look whether torch is there; they may not load it.
     def find_spec(self, name, path=None, target=None):
-        # To look whether torch is there is not to import it: transformers looks.
-        if name == "torch" or name.startswith(("torch.", "pipemax_worker.stage")):
+        if name.split(".")[0] == "torch" or name.startswith("pipemax_worker.stage"):
             return importlib.machinery.ModuleSpec(name, self)
 
     def create_module(self, spec):

@@ -52,7 +52,7 @@ class Comparison:
 def ask_oracle(
     folder: Path, prompts: Sequence[Sequence[int]], max_tokens: Sequence[int]
 ) -> list[OracleAnswer]:
-    """One unpadded greedy `generate` a prompt, in float32 on the CPU; end of sequence is ignored."""
+    """One unpadded greedy `generate` a prompt, float32 on the CPU; end of sequence is ignored."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.eval()
     model.generation_config.eos_token_id = None

@@ -1,7 +1,7 @@
 """What driver and stages say to each other, and the protocol that carries it.
 
-One writer, one order: the driver writes a sequence of :class:`StageInput`; every stage runs the same
-sequence in the same order. *The driver's table is the state as of the message it writes, not as of
+One writer, one order: the driver writes a sequence of :class:`StageInput`; every stage runs the
+same sequence in the same order. *The driver's table is the state as of the message it writes, not as of
 now.* So message t may order loads into device slots whose blocks micro-batch t-1 used: each stage
 starts them after its own forward of t-1.
 
@@ -16,8 +16,8 @@ One stage, one message t:
 Rules that make this safe, kept by ``kvcache.BlockManager``:
 - ``prefetch`` of t never targets a slot that micro-batch t reads or writes;
 - a device slot is reused only once the block's HOST copy is reported by *all* stages;
-- a copy's source slot (HOST for loads and demotes, DEVICE for stores) is reused only once the copy is
-  reported by all stages;
+- a copy's source slot (HOST for loads and demotes, DEVICE for stores) is reused only once the copy
+  is reported by all stages;
 - a promoted block is loaded only once its promote is reported by all stages.
 """
 

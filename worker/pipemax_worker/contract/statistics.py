@@ -1,4 +1,4 @@
-"""Totals that the engine keeps and that metrics, progress and summaries read. Counters only grow."""
+"""Totals that the engine keeps and that metrics, progress and summaries read. Counters grow."""
 
 from __future__ import annotations
 
