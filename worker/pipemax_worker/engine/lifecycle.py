@@ -104,6 +104,7 @@ class Lifecycle:
         if unavailable and not self.transit.arrive(state, draft):
             self.cut(state, state.block_ids.index(unavailable[0]))
             unavailable = []
+        self.transit.lift(state, draft)
         state.status = RequestStatus.RUNNING
         if not unavailable:
             self.micro_batches.add(state, micro_batch_id)

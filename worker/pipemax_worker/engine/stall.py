@@ -26,9 +26,11 @@ class StallBreaker:
         if not running or not self._manager.has_host_tier:
             return None
         focus = min(running, key=lambda state: (state.last_turn, state.request_id))
-        if focus.needs_fetch:
-            self._lifecycle.fetch_again(focus, draft)
-            return focus
+        for state in running:
+            if state.needs_fetch:
+                self._lifecycle.fetch_again(state, draft)
+        if focus.micro_batch_id is None:
+            return focus  # on its way up from NVME
         self._lifecycle.residency.drop_all_but(focus)
         if not self._rotation.load(draft, self._lifecycle.residency.missing(focus)):
             self._rotation.store_all_tails(draft)

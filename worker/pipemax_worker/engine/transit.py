@@ -117,6 +117,15 @@ class Transit:
         self._arriving[state.request_id] = state
         return True
 
+    def lift(self, state: RequestState, draft: MessageDraft) -> None:
+        """Order a HOST copy, if there is room, of what it has on DEVICE and NVME alone: without one
+        a block cannot leave the device."""
+        job = self._manager.order_promote(
+            [block_id for block_id in state.on_device if not self._manager.is_on_host(block_id)]
+        )
+        if job is not None:
+            draft.background.append(job)
+
     def unavailable(self, state: RequestState) -> list[int]:
         """Its blocks that can neither be read nor loaded."""
         return [
