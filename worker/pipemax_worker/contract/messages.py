@@ -1,9 +1,9 @@
 """What driver and stages say to each other, and the protocol that carries it.
 
 One writer, one order: the driver writes a sequence of :class:`StageInput`; every stage runs the
-same sequence in the same order. *The driver's table is the state as of the message it writes, not as of
-now.* So message t may order loads into device slots whose blocks micro-batch t-1 used: each stage
-starts them after its own forward of t-1.
+same sequence in the same order. *The driver's table is the state as of the message it writes, not
+as of now.* So message t may order loads into device slots whose blocks micro-batch t-1 used: each
+stage starts them after its own forward of t-1.
 
 One stage, one message t:
 
