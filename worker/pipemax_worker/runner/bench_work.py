@@ -69,6 +69,17 @@ def make_work(
     return BenchWork(tuple(prompts), tuple(max_tokens))
 
 
+def _any_model(line: bytes) -> bytes:
+    """The line without the name of its model: prompts are measured on whatever model is given."""
+    try:
+        request = msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        return line  # refused by name when it is prepared
+    if isinstance(request, dict) and isinstance(body := request.get("body"), dict):
+        body.pop("model", None)
+    return msgspec.json.encode(request)
+
+
 def _random_tokens(generator: random.Random, vocab_size: int, length: int) -> tuple[int, ...]:
     return tuple(generator.randrange(FIRST_TOKEN_ID, vocab_size) for _ in range(length))
 
@@ -93,7 +104,7 @@ def read_work(
         if num_requests is not None and len(prompts) == num_requests:
             break
         try:
-            prepared = processor.prepare(line, RecordKey(path.name, number), number)
+            prepared = processor.prepare(_any_model(line), RecordKey(path.name, number), number)
         except RequestError as error:
             raise InputError(f"{path}: line {number}: {error}") from error
         request = prepared.requests[0]
