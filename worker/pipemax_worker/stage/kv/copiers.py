@@ -16,6 +16,7 @@ from pipemax_worker.contract.transfers import CopyJob
 from pipemax_worker.stage.kv.memory import row_buffers
 from pipemax_worker.stage.kv.nvme import NVMeKVFile
 from pipemax_worker.stage.kv.runs import SlotRun, split_into_runs
+from pipemax_worker.stage.model.native.library import load_library
 
 MAX_RUN_BYTES = 16 << 20
 """Enough for a link's full speed; small enough that activations need not wait long behind it."""
@@ -44,18 +45,39 @@ def max_run_slots(slot_bytes: int) -> int:
 
 
 class MemoryCopier:
-    """Between tiers in plain memory: one ``memmove`` a run, without the GIL and without a copy in
-    between. On the CPU a forward has ended when ``submit`` is called, so there is nothing to mark.
+    """Between tiers in plain memory, without the GIL: the whole job in one call of the compiled
+    kernel, or one ``memmove`` a run where there is no compiler. (After each run Python would have
+    to get its lock back from the thread that computes: that took longer than the copies.)
+
+    On the CPU a forward has ended when ``submit`` is called, so there is nothing to mark.
     """
 
     def __init__(self, source: torch.Tensor, target: torch.Tensor) -> None:
         self._source, self._target = source, target
+        self._library = load_library()
 
     def mark(self) -> None:
         return None
 
     def copy(self, job: CopyJob, mark: torch.cuda.Event | None) -> CopyOutcome:
         start = time.perf_counter()
+        if self._library is not None:
+            self._copy_compiled(self._library, job)
+        else:
+            self._copy_runs(job)
+        return CopyOutcome(time.perf_counter() - start)
+
+    def _copy_compiled(self, library: ctypes.CDLL, job: CopyJob) -> None:
+        library.pipemax_copy_rows(
+            ctypes.c_void_p(self._target.data_ptr()),
+            ctypes.c_void_p(self._source.data_ptr()),
+            job.target_slots,
+            job.source_slots,
+            ctypes.c_int64(job.num_slots),
+            ctypes.c_int64(self._source.shape[1]),
+        )
+
+    def _copy_runs(self, job: CopyJob) -> None:
         row_bytes = self._source.shape[1]
         source, target = self._source.data_ptr(), self._target.data_ptr()
         for run in split_into_runs(job, max_run_slots(row_bytes)):
@@ -64,7 +86,6 @@ class MemoryCopier:
                 source + run.source * row_bytes,
                 run.length * row_bytes,
             )
-        return CopyOutcome(time.perf_counter() - start)
 
 
 class CudaCopier:
