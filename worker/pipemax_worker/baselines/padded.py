@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 from pipemax_worker.baselines.orders import Answer, Order, Work
 
 
+@torch.inference_mode()
 def run_padded(model: Any, work: Work, order: Order) -> Answer:
     """Generate batch after batch; a batch runs until its longest output is complete, and what its
     other requests have generated beyond theirs is dropped."""

@@ -52,8 +52,7 @@ def obey(model: Any, work: Work, order: Order) -> Answer:
     """Run one order; an error of the engine becomes the answer."""
     chosen = work if order.num_requests is None else work.first(order.num_requests)
     try:
-        with torch.inference_mode():
-            return METHODS[order.method](model, chosen, order)
+        return METHODS[order.method](model, chosen, order)
     except Exception as error:
         return Answer(error=f"{type(error).__name__}: {error}")
 

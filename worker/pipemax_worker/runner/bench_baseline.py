@@ -117,11 +117,11 @@ def open_baseline(engine: str, model_folder: Path, work: BenchWork) -> Iterator[
                 stderr=log,
                 env=_environment(cores),
             )
-            with process:
-                try:
-                    yield Baseline(engine, process, log)
-                finally:
-                    process.kill()
+            try:
+                yield Baseline(engine, process, log)
+            finally:
+                process.kill()
+                process.communicate()
 
 
 def _environment(cores: str) -> dict[str, str]:
