@@ -17,6 +17,10 @@ from pipemax_worker.pipeline.partition import partition_layers
 CPU_DEVICE_KV_BYTES = 1 << 30
 """Device tier of all stages together on a CPU, where no memory is the device's own."""
 
+CPU_HEAD_SHARE = 0.5
+"""Of the LM head's cost in the split of layers: a CPU's time goes with the rows, and of those of a
+mixed step about half or less are sampled; a head's row takes no attention either."""
+
 CUDA_RESERVE_BYTES = 1 << 30
 """On each GPU for the CUDA context, cuBLAS workspaces, NCCL and fragmentation."""
 
@@ -65,7 +69,9 @@ def build_geometry(settings: PipelineSettings, gpu_memory_bytes: Sequence[int] =
         kv_dtype=settings.kv_dtype,
         num_kv_heads=config.num_key_value_heads,
         head_dim=config.head_dim,
-        layers_of_stage=partition_layers(config, settings.num_stages),
+        layers_of_stage=partition_layers(
+            config, settings.num_stages, CPU_HEAD_SHARE if settings.device == "cpu" else 1.0
+        ),
         num_device_slots=0,
         num_host_slots=0,
         num_nvme_slots=0,

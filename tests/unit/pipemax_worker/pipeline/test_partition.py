@@ -36,6 +36,11 @@ def test_the_last_stage_pays_for_the_head_with_layers() -> None:
     assert partition_layers(make_config(30, 8.0), 2) == (19, 11)
 
 
+def test_a_head_that_sees_half_of_the_rows_costs_half() -> None:
+    assert partition_layers(make_config(30, 8.0), 2, head_share=0.5) == (17, 13)
+    assert partition_layers(make_config(30, 8.0), 2, head_share=0.0) == (15, 15)
+
+
 def test_among_equally_fast_splits_the_first_stage_has_fewer_layers_for_its_embedding() -> None:
     """Qwen2.5-32B's shape: 64 layers and a head of 1.6."""
     assert partition_layers(make_config(64, 1.6), 4) == (15, 17, 17, 15)
