@@ -89,6 +89,7 @@ class _Stage:
         self.is_started = False
         self.last_forwarded = -1
         self.pending_copies: dict[tuple[Tier, Tier], deque[tuple[int, CopyJob]]] = {}
+        self.order: list[CopyJob] = []  # all that have not landed, as submitted
         self.landed: list[CopyResult] = []
         self.outbox: deque[ExecutorEvent] = deque()
 
@@ -96,6 +97,20 @@ class _Stage:
         for job in jobs:
             link = (job.source, job.target)
             self.pending_copies.setdefault(link, deque()).append((sequence, job))
+            self.order.append(job)
+
+    def must_wait(self, job: CopyJob) -> bool:
+        """Whether an earlier copy uses a slot that ``job`` writes, or writes one that it reads."""
+        earlier = self.order[: self.order.index(job)]
+        return any(_conflicts(other, job) for other in earlier)
+
+    def stores_reading(self, slots: set[int]) -> list[CopyJob]:
+        """Copies that have still to read one of these DEVICE slots."""
+        return [
+            job
+            for job in self.order
+            if job.source is Tier.DEVICE and slots.intersection(unpack_int32(job.source_slots))
+        ]
 
     def has_loads_before(self, sequence: int) -> bool:
         loads = self.pending_copies.get((Tier.HOST, Tier.DEVICE), deque())
@@ -103,6 +118,18 @@ class _Stage:
 
     def links_with_copies(self) -> list[tuple[Tier, Tier]]:
         return [link for link, jobs in self.pending_copies.items() if jobs]
+
+
+def _used(job: CopyJob) -> tuple[set[tuple[Tier, int]], set[tuple[Tier, int]]]:
+    """What a copy reads and what it writes."""
+    reads = {(job.source, slot) for slot in unpack_int32(job.source_slots)}
+    return reads, {(job.target, slot) for slot in unpack_int32(job.target_slots)}
+
+
+def _conflicts(earlier: CopyJob, later: CopyJob) -> bool:
+    earlier_reads, earlier_writes = _used(earlier)
+    later_reads, later_writes = _used(later)
+    return bool(earlier_writes & (later_reads | later_writes) or earlier_reads & later_writes)
 
 
 class SimulatedExecutor:
@@ -209,7 +236,11 @@ class SimulatedExecutor:
         """Do one random thing that can be done; False if there is nothing."""
         actions: list[tuple[_Stage, str, tuple[Tier, Tier] | None]] = []
         for stage in self.stages:
-            actions += [(stage, "copy", link) for link in stage.links_with_copies()]
+            actions += [
+                (stage, "copy", link)
+                for link in stage.links_with_copies()
+                if self._choose_copy(stage, link) is not None
+            ]
             if stage.messages and not stage.is_started:
                 actions.append((stage, "start", None))
             elif stage.messages and self._can_forward(stage, stage.messages[0]):
@@ -241,6 +272,8 @@ class SimulatedExecutor:
             return False
         if not message.scheduled:
             return True
+        if stage.stores_reading(self._written_slots(message)):
+            return False
         if stage.index > 0:
             return self.stages[stage.index - 1].last_forwarded >= message.sequence
         return all(
@@ -248,6 +281,15 @@ class SimulatedExecutor:
             or len(self.texts[row.request_id].token_ids) > row.num_computed_tokens
             for row in message.scheduled
         )
+
+    def _written_slots(self, message: StageInput) -> set[int]:
+        return {
+            slot
+            for row in message.scheduled
+            for slot in unpack_int32(row.device_slots)[
+                row.num_computed_tokens // self.block_tokens :
+            ]
+        }
 
     def _forward(self, stage: _Stage) -> None:
         message = stage.messages.popleft()
@@ -304,11 +346,12 @@ class SimulatedExecutor:
         return SampledToken(row.request_id, token_id, logprobs)
 
     def _land_copy(self, stage: _Stage, link: tuple[Tier, Tier]) -> None:
-        """Loads and stores are streams, first in first out; NVMe jobs land in any order."""
+        position = self._choose_copy(stage, link)
+        assert position is not None
         jobs = stage.pending_copies[link]
-        position = self.random.randrange(len(jobs)) if Tier.NVME in link else 0
         _, job = jobs[position]
         del jobs[position]
+        stage.order.remove(job)
         failed = []
         pairs = zip(unpack_int32(job.source_slots), unpack_int32(job.target_slots), strict=True)
         for index, (source, target) in enumerate(pairs):
@@ -321,6 +364,14 @@ class SimulatedExecutor:
         num_bytes = SLOT_BYTES * job.num_slots
         seconds = num_bytes / self.link_bytes_per_second
         stage.landed.append(CopyResult(job.job_id, num_bytes, seconds, tuple(failed)))
+
+    def _choose_copy(self, stage: _Stage, link: tuple[Tier, Tier]) -> int | None:
+        """Loads and stores are streams, first in first out; NVMe jobs land in any order. A copy
+        waits for earlier ones of other links that touch its slots."""
+        jobs = stage.pending_copies[link]
+        positions = range(len(jobs)) if Tier.NVME in link else range(1)
+        free = [index for index in positions if not stage.must_wait(jobs[index][1])]
+        return self.random.choice(free) if free else None
 
     def _report(self, stage: _Stage, num_tokens: int, sequence: int | None = None) -> None:
         copies, stage.landed = tuple(stage.landed), []

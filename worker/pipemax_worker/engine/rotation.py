@@ -111,13 +111,15 @@ class Rotation:
 
     # --- unfilled blocks
 
-    def store_tails(self, draft: MessageDraft, micro_batch: MicroBatch) -> None:
+    def store_tails(self, draft: MessageDraft, micro_batch_id: int) -> None:
         """Unfilled blocks stay on the device, one a request. Where requests that wait for their
-        turn are many, theirs are stored as well, so that they can leave."""
+        turn are many, these blocks are stored after each step as well, so that whole requests can
+        leave."""
         num_device_slots = self._config.geometry.num_slots(Tier.DEVICE)
         if self._micro_batches.num_lacking <= self._config.max_tail_ratio * num_device_slots:
             return
-        self._store_tails_of(draft, micro_batch.lacking.values())
+        self._store_tails_of(draft, draft.states)
+        self._store_tails_of(draft, self._micro_batches[micro_batch_id].lacking.values())
 
     def store_all_tails(self, draft: MessageDraft) -> None:
         """For a pipeline that is stuck: everything can leave once this is reported."""

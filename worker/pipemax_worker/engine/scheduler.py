@@ -168,7 +168,7 @@ class Scheduler:
     def _follow_up(self, micro_batch_id: int, composition: Composition) -> None:
         """What goes beside the rows: unfilled blocks down, blocks for the next turn up."""
         lifecycle, draft = self._lifecycle, self._draft
-        self._rotation.store_tails(draft, lifecycle.micro_batches[micro_batch_id])
+        self._rotation.store_tails(draft, micro_batch_id)
         loadable: list[tuple[RequestState, int]] = []
         for request_id, num_blocks in composition.prefetch:
             state = lifecycle.states[request_id]
@@ -188,6 +188,7 @@ class Scheduler:
             [],
         )
         plan = draft.build(self._next_sequence, micro_batch_id)
+        self._lifecycle.residency.note_stored(self._manager.close_message())
         self._next_sequence += 1
         self._num_in_flight += 1
         self._lifecycle.accounting.num_steps += 1

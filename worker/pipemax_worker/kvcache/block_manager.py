@@ -189,6 +189,11 @@ class BlockManager:
         has lost its HOST reservation takes a slot if there is one, and is left out otherwise."""
         return self._orders.store(block_ids) if self.has_host_tier else None
 
+    def close_message(self) -> list[int]:
+        """The message that was composed is sent: its stores count from now on, and the DEVICE slots
+        they read can be had by later messages. Returns the blocks with a HOST copy by it."""
+        return self._orders.settle_stores()
+
     def order_load(
         self, block_ids: Sequence[int], protected: Collection[int] = ()
     ) -> CopyJob | None:

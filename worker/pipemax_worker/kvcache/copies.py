@@ -35,7 +35,10 @@ class CompletedCopy(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class PendingCopy:
-    """A copy in flight. ``versions[i]`` is the content of ``block_ids[i]`` that it carries."""
+    """A copy in flight. ``versions[i]`` is the content of ``block_ids[i]`` that it carries.
+
+    ``is_settled``: a store whose message is closed; it counts, and its source is not pinned.
+    """
 
     job_id: int
     source: Tier
@@ -48,6 +51,7 @@ class PendingCopy:
     failed: set[int] = field(default_factory=set)
     num_bytes: int = 0
     seconds: float = 0.0
+    is_settled: bool = False
 
     def completed(self, lost_block_ids: Sequence[int]) -> CompletedCopy:
         return CompletedCopy(
@@ -76,6 +80,10 @@ class PendingCopies:
 
     def values(self) -> Iterable[PendingCopy]:
         return self._pending.values()
+
+    def get(self, job_id: int) -> PendingCopy | None:
+        """The copy, while it is in flight."""
+        return self._pending.get(job_id)
 
     def add(
         self,

@@ -4,6 +4,10 @@ What keeps every read right, on every stage, in the order of the messages:
 - the bytes a copy reads or writes are pinned until all stages have reported it, but for the DEVICE
   slot that a load fills: later loads queue behind it and later forwards wait for it;
 - a copy counts from its report on, but for that same load, which counts when it is ordered;
+- a store counts, and its DEVICE slot may be reused, as soon as its message is closed: every stage
+  carries out copies that touch the same slot in the order of the messages, and a forward waits for
+  the stores that still read what it overwrites. Memory does not fail the way a disk does, so there
+  is nothing in the report to wait for (decision 0005);
 - it counts only if the block still has that slot and that version of its content.
 """
 
@@ -25,6 +29,7 @@ class CopyOrders:
     def __init__(self, table: BlockTable, pending: PendingCopies) -> None:
         self._table = table
         self._pending = pending
+        self._stores_of_message: list[int] = []
 
     def store(self, block_ids: Sequence[int]) -> CopyJob | None:
         blocks = []
@@ -38,7 +43,41 @@ class CopyOrders:
             elif self._needs_store(block) and self._has_host_slot(block, protected):
                 block.incoming[HOST] = block.version
                 blocks.append(block)
-        return self._order(DEVICE, HOST, blocks)
+        job = self._order(DEVICE, HOST, blocks)
+        if job is not None:
+            self._stores_of_message.append(job.job_id)
+        return job
+
+    def settle_stores(self) -> list[int]:
+        """The message that ordered these stores is closed: from the next one on they count.
+        Returns the blocks that have a HOST copy by it."""
+        settled: list[int] = []
+        for job_id in self._stores_of_message:
+            copy = self._pending.get(job_id)
+            if copy is not None:
+                self._table.pools[DEVICE].unpin(copy.source_slots)
+                copy.is_settled = True
+                settled += self._settle(copy)
+        self._stores_of_message.clear()
+        return settled
+
+    def _settle(self, copy: PendingCopy) -> list[int]:
+        settled = []
+        for position, block_id in enumerate(copy.block_ids):
+            block = self._table.blocks.get(block_id)
+            if block is None:
+                continue
+            if block.slots[HOST] == copy.target_slots[position]:
+                self._take_version(block, HOST, copy.versions[position])
+                settled.append(block_id)
+            self._table.refresh_all(block)
+        return settled
+
+    @staticmethod
+    def _take_version(block: Block, tier: Tier, version: int) -> None:
+        block.copies[tier] = max(block.copies[tier], version)
+        if block.incoming[tier] == version:
+            block.incoming[tier] = 0
 
     def _needs_store(self, block: Block) -> bool:
         return (
@@ -146,7 +185,8 @@ class CopyOrders:
     def _complete(self, copy: PendingCopy) -> list[int]:
         """Unpin, and apply the copy to the blocks that still are what was copied; returns the ids
         of blocks whose content is lost."""
-        self._table.pools[copy.source].unpin(copy.source_slots)
+        if not copy.is_settled:
+            self._table.pools[copy.source].unpin(copy.source_slots)
         if copy.target is not DEVICE:
             self._table.pools[copy.target].unpin(copy.target_slots)
         lost_block_ids = []
@@ -167,9 +207,8 @@ class CopyOrders:
             self._table.refresh(block, HOST)
             return
         if block.slots[target] == copy.target_slots[position]:
-            block.copies[target] = max(block.copies[target], version)
-            if block.incoming[target] == version:
-                block.incoming[target] = 0
+            if not copy.is_settled:
+                self._take_version(block, target, version)
             if (
                 copy.source is not DEVICE
                 and block.slots[copy.source] == copy.source_slots[position]
@@ -178,9 +217,10 @@ class CopyOrders:
         self._table.refresh_all(block)
 
     def _fail(self, block: Block, copy: PendingCopy, position: int) -> bool:
-        """Whether the content is lost: a load brought bad bytes, or the only copy is unreadable."""
+        """Whether the content is lost: a load brought bad bytes, the only copy is unreadable, or a
+        settled store failed, after which nobody knows who has read what it left."""
         source, target = copy.source, copy.target
-        if target is DEVICE:
+        if target is DEVICE or copy.is_settled:
             return True
         if block.slots[target] == copy.target_slots[position]:
             if block.incoming[target] == copy.versions[position]:

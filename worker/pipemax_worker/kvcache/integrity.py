@@ -71,7 +71,7 @@ def _check_slots(table: BlockTable, tier: Tier) -> None:
 def _check_pins(table: BlockTable, pending: PendingCopies, tier: Tier) -> None:
     expected: Counter[int] = Counter()
     for copy in pending.values():
-        if copy.source is tier:
+        if copy.source is tier and not copy.is_settled:
             expected.update(copy.source_slots)
         if copy.target is tier and tier is not DEVICE:
             expected.update(copy.target_slots)
