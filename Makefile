@@ -31,6 +31,12 @@ run: $(VENV)/.worker ## Set up, then run the quickstart job through the pipeline
 check-quickstart: $(VENV)/.worker ## Recompute every answer of the quickstart
 	@$(BIN)/python tools/check_answers.py out/quickstart manifests/examples/quickstart/prompts.jsonl
 
+.PHONY: rotation
+rotation: $(VENV)/.worker ## The quickstart with four times the KV that the device tier holds
+	@rm -rf out/rotation
+	@$(BIN)/pipemax run manifests/examples/rotation/job.yaml
+	@$(BIN)/python tools/check_answers.py out/rotation manifests/examples/quickstart/prompts.jsonl
+
 models/SmolLM2-135M-Instruct: | $(VENV)/.dev
 	@$(BIN)/python tools/fetch_smollm2.py
 

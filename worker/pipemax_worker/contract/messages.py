@@ -15,9 +15,10 @@ One stage, one message t:
 
 Rules that make this safe, kept by ``kvcache.BlockManager``:
 - ``prefetch`` of t never targets a slot that micro-batch t reads or writes;
-- a device slot is reused only once the block's HOST copy is reported by *all* stages;
-- a copy's source slot (HOST for loads and demotes, DEVICE for stores) is reused only once the copy
-  is reported by all stages;
+- a device slot is given away only if the block has a HOST copy: one ordered by an earlier message
+  (the stage keeps copies that touch the same slot in order, and a forward waits for the stores that
+  still read what it overwrites: decision 0005);
+- a HOST or NVME slot that a copy uses is reused only once the copy is reported by all stages;
 - a promoted block is loaded only once its promote is reported by all stages.
 """
 

@@ -73,7 +73,7 @@ def _local_path(place: Place, base_folder: Path, mounts: Mapping[str, str]) -> P
         return _claim_folder(place.owner, mounts) / place.path
     starts_at_home = place.path == "~" or place.path.startswith("~/")
     path = Path(place.path).expanduser() if starts_at_home else Path(place.path)
-    return (base_folder / path).absolute()
+    return Path(os.path.abspath(base_folder / path))  # without the ".." of a relative place
 
 
 def _claim_folder(claim: str, mounts: Mapping[str, str]) -> Path:
