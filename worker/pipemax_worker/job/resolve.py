@@ -6,6 +6,7 @@ claim to the folder given by ``--mount CLAIM=PATH``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
