@@ -12,7 +12,7 @@ from pipemax_worker.job import HubId, parse_job, resolve_model, resolve_nvme, re
     ("uri", "path"),
     [
         ("prompts/*.jsonl", "/jobs/prompts/*.jsonl"),
-        ("../x", "/jobs/../x"),
+        ("../x", "/x"),
         ("/data/x", "/data/x"),
         ("file:///data/x", "/data/x"),
         ("hostPath:///data/x", "/data/x"),
