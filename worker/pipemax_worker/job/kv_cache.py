@@ -38,7 +38,8 @@ class NvmeSpec(Section):
     """Bytes for the KV of all stages of a node together, taken from the disk at the start."""
 
     writes_per_day: PositiveQuantity | None = None
-    """Most bytes a node may write to this tier in a day, to spare the disk. Absent: no limit."""
+    """Most bytes a node may write to this tier in a day, to spare the disk. Absent: no limit.
+    Refused by this version, which has no such limit yet."""
 
     def broken_rules(self) -> Iterator[BrokenRule]:
         choices = {

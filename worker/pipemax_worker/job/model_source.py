@@ -20,10 +20,12 @@ class ModelSpec(Section):
     such as `organisation/name`. An existing path wins over a hub id."""
 
     revision: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
-    """Branch, tag or commit of a hub id. Absent: its main branch."""
+    """Branch, tag or commit of a hub id. Absent: its main branch. Refused by this version, which
+    does not download models yet."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type that the model computes in. `auto`: the checkpoint's own on a GPU, float32 on a CPU."""
+    """Type that the model computes in. `auto`: float32 on a CPU; on a GPU the checkpoint's
+    own, or bfloat16 where that is float32."""
 
     name: ModelName | None = None
     """The name that requests may give as `model` and that responses carry. Absent: the last part
@@ -34,7 +36,7 @@ class ModelSpec(Section):
 
     cache_dir: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = None
     """Folder where models from a hub or an object store are kept. Absent: the hub's own cache
-    folder."""
+    folder. Refused by this version, which does not download models yet."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ class InferenceJobSpec(Section):
 
     resume_from: FolderUri | None = None
     """Output of an earlier job whose records count as done where model, sampling and input are the
-    same. Absent: only what lies at the job's own output."""
+    same. Absent: only what lies at the job's own output. Refused by this version."""
 
     credentials: CredentialsSpec | None = None
     scheduling: SchedulingSpec = Field(default_factory=SchedulingSpec)
