@@ -16,7 +16,7 @@ import msgspec
 import pipemax_worker
 from pipemax_worker.errors import StageDiedError
 from pipemax_worker.pipeline.cores import available_cores
-from pipemax_worker.pipeline.launch import THREAD_VARIABLES
+from pipemax_worker.pipeline.launch import THREAD_VARIABLES, WAIT_POLICY, WAIT_VARIABLE
 from pipemax_worker.runner.bench_work import BenchWork
 
 MODULES = {"transformers": "pipemax_worker.baselines.transformers_cpu"}
@@ -101,8 +101,8 @@ class Baseline:
 def open_baseline(engine: str, model_folder: Path, work: BenchWork) -> Iterator[Baseline]:
     """Start ``MODULES[engine]``, wait until it has loaded the model, and end it in the end.
 
-    It gets this process's environment, and threads for all cores. Raises StageDiedError if it
-    cannot start.
+    It gets this process's environment, threads for all cores, and threads that wait as those of our
+    stages do. Raises StageDiedError if it cannot start.
     """
     cores = str(available_cores())
     with tempfile.TemporaryDirectory(prefix="pipemax-bench-") as folder:
@@ -128,6 +128,7 @@ def _environment(cores: str) -> dict[str, str]:
     package_folder = str(Path(pipemax_worker.__file__).parents[1])
     paths = (package_folder, os.environ.get("PYTHONPATH", ""))
     return {
+        WAIT_VARIABLE: WAIT_POLICY,
         **os.environ,
         **dict.fromkeys(THREAD_VARIABLES, cores),
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),

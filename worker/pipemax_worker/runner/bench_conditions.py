@@ -12,6 +12,7 @@ import msgspec
 
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.pipeline.cores import available_cores
+from pipemax_worker.pipeline.launch import WAIT_POLICY, WAIT_VARIABLE
 from pipemax_worker.runner.bench_work import BenchWork
 from pipemax_worker.runner.sizing import SessionSettings
 
@@ -20,11 +21,14 @@ PACKAGES = ("pipemax", "torch", "transformers")
 
 
 class BenchConditions(msgspec.Struct, frozen=True):
-    """``load_average``: of the last minute, before the benchmark: other programs' share."""
+    """``load_average``: of the last minute, before the benchmark: other programs' share.
+    ``wait_policy``: whether threads sleep or spin while they wait for each other, in all engines.
+    """
 
     cpu: str
     cores: int
     load_average: float
+    wait_policy: str
     python: str
     packages: dict[str, str]
     commit: str
@@ -48,6 +52,7 @@ def observe_conditions(
         cpu=read_cpu_model(),
         cores=available_cores(),
         load_average=os.getloadavg()[0],
+        wait_policy=_wait_policy(),
         python=platform.python_version(),
         packages={name: _version(name) for name in PACKAGES},
         commit=read_commit(Path(__file__).parent),
@@ -89,6 +94,12 @@ def _git(folder: Path, *arguments: str) -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return done.stdout.strip()
+
+
+def _wait_policy() -> str:
+    spin_count = os.environ.get("GOMP_SPINCOUNT")
+    policy = os.environ.get(WAIT_VARIABLE, WAIT_POLICY)
+    return f"{WAIT_VARIABLE}={policy}" + (f" GOMP_SPINCOUNT={spin_count}" if spin_count else "")
 
 
 def _version(package: str) -> str:

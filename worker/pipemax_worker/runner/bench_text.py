@@ -21,7 +21,7 @@ _ARROWS = {
 
 def describe_conditions(conditions: BenchConditions) -> Iterator[str]:
     packages = ", ".join(f"{name} {number}" for name, number in conditions.packages.items())
-    load = f"load {conditions.load_average:.2f}"
+    load = f"load {conditions.load_average:.2f}, {conditions.wait_policy}"
     yield f"machine   {conditions.cpu}, {conditions.cores} cores, {load}"
     yield f"software  {packages}, Python {conditions.python}, commit {conditions.commit}"
     yield f"model     {conditions.model}, {conditions.dtype}"

@@ -11,7 +11,7 @@ from pipemax_worker.runner.bench_results import BenchReport
 from pipemax_worker.runner.bench_settings import BenchOptions
 
 CONDITIONS = BenchConditions(
-    *("A CPU", 2, 0.5, "3.11", {}, "abc", "tiny", "float32"), 1, (1, 1, 1), (1, 1, 1), 8, 8, 16
+    *("A CPU", 2, 0.5, "", "3.11", {}, "abc", "tiny", "float32"), 1, (1, 1, 1), (1, 1, 1), 8, 8, 16
 )
 
 

@@ -65,3 +65,15 @@ def test_no_checkout_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert read_commit(tmp_path) == "unknown"
     monkeypatch.setenv("PATH", "")
     assert read_commit(tmp_path) == "unknown"
+
+
+def test_how_threads_wait_is_part_of_the_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_model_config(TINY)
+    settings = build_settings(BenchOptions(TINY), config, 1)
+    work = BenchWork(((1,),), (1,))
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert observe_conditions(settings, config, work).wait_policy == "OMP_WAIT_POLICY=PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    expected = "OMP_WAIT_POLICY=ACTIVE GOMP_SPINCOUNT=7"
+    assert observe_conditions(settings, config, work).wait_policy == expected

@@ -14,6 +14,7 @@ CONDITIONS = BenchConditions(
     cpu="A CPU",
     cores=2,
     load_average=0.5,
+    wait_policy="PASSIVE",
     python="3.11.7",
     packages={"torch": "2.15.0"},
     commit="abc",
