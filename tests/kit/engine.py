@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from kit.executor import STOP_TOKEN, SimulatedExecutor, reference_output
+from kit.executor import SimulatedExecutor
+from kit.prefix_model import STOP_TOKEN, reference_output
 from pipemax_worker.contract.geometry import KVGeometry, Tier
 from pipemax_worker.contract.request import FinishedRequest, RecordKey, Request, SamplingParams
 from pipemax_worker.engine.config import SchedulerConfig

@@ -10,9 +10,10 @@ reports arrive late. An error in the driver's bookkeeping shows as a wrong read,
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Sequence
 
+from kit.prefix_model import PrefixText, next_token
+from kit.simulated_stage import SimulatedStage
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.messages import (
     ExecutorEvent,
@@ -23,113 +24,10 @@ from pipemax_worker.contract.messages import (
     StageReport,
     StepOutput,
 )
-from pipemax_worker.contract.request import SamplingParams, TokenLogprobs
-from pipemax_worker.contract.transfers import CopyJob, CopyResult, unpack_int32
+from pipemax_worker.contract.request import TokenLogprobs
+from pipemax_worker.contract.transfers import CopyResult, unpack_int32
 
-STOP_TOKEN = 0
 SLOT_BYTES = 4096
-_MASK = (1 << 61) - 1
-
-
-def prefix_hash(parent: int, token_id: int) -> int:
-    """What the KV at a position depends on: its own token and all before it."""
-    return (hash((parent, token_id)) * 0x9E3779B97F4A7C15 >> 3) & _MASK
-
-
-def prefix_hashes(token_ids: Sequence[int]) -> list[int]:
-    hashes, parent = [], 0
-    for token_id in token_ids:
-        parent = prefix_hash(parent, token_id)
-        hashes.append(parent)
-    return hashes
-
-
-def next_token(last_hash: int, vocab_size: int, stop_probability: float) -> int:
-    """The model: a token is a function of its prefix, ``STOP_TOKEN`` with ``stop_probability``."""
-    if (last_hash >> 20) % 10_000 < stop_probability * 10_000:
-        return STOP_TOKEN
-    return 1 + (last_hash >> 7) % (vocab_size - 1)
-
-
-def reference_output(
-    prompt: Sequence[int], sampling: SamplingParams, vocab_size: int, stop_probability: float
-) -> tuple[int, ...]:
-    """What an engine must return for ``prompt``, one token at a time, without any KV."""
-    hashes = prefix_hashes(prompt)
-    outputs: list[int] = []
-    while len(outputs) < sampling.max_tokens:
-        token_id = next_token(hashes[-1], vocab_size, stop_probability)
-        if token_id in sampling.stop_token_ids:
-            break
-        outputs.append(token_id)
-        hashes.append(prefix_hash(hashes[-1], token_id))
-    return tuple(outputs)
-
-
-class _Text:
-    """A request as the last stage knows it: prompt and all that it has sampled."""
-
-    def __init__(self, token_ids: list[int], logprobs: int | None) -> None:
-        self.token_ids = token_ids
-        self.hashes = prefix_hashes(token_ids)
-        self.logprobs = logprobs
-
-    def append(self, token_id: int) -> None:
-        self.token_ids.append(token_id)
-        self.hashes.append(prefix_hash(self.hashes[-1], token_id))
-
-
-class _Stage:
-    """One stage: its slots, the messages it has not run, the copies that have not landed."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.slots: dict[tuple[Tier, int], list[int]] = {}
-        self.messages: deque[StageInput] = deque()
-        self.is_started = False
-        self.last_forwarded = -1
-        self.pending_copies: dict[tuple[Tier, Tier], deque[tuple[int, CopyJob]]] = {}
-        self.order: list[CopyJob] = []  # all that have not landed, as submitted
-        self.landed: list[CopyResult] = []
-        self.outbox: deque[ExecutorEvent] = deque()
-
-    def order_copies(self, sequence: int, jobs: Sequence[CopyJob]) -> None:
-        for job in jobs:
-            link = (job.source, job.target)
-            self.pending_copies.setdefault(link, deque()).append((sequence, job))
-            self.order.append(job)
-
-    def must_wait(self, job: CopyJob) -> bool:
-        """Whether an earlier copy uses a slot that ``job`` writes, or writes one that it reads."""
-        earlier = self.order[: self.order.index(job)]
-        return any(_conflicts(other, job) for other in earlier)
-
-    def stores_reading(self, slots: set[int]) -> list[CopyJob]:
-        """Copies that have still to read one of these DEVICE slots."""
-        return [
-            job
-            for job in self.order
-            if job.source is Tier.DEVICE and slots.intersection(unpack_int32(job.source_slots))
-        ]
-
-    def has_loads_before(self, sequence: int) -> bool:
-        loads = self.pending_copies.get((Tier.HOST, Tier.DEVICE), deque())
-        return bool(loads) and loads[0][0] < sequence
-
-    def links_with_copies(self) -> list[tuple[Tier, Tier]]:
-        return [link for link, jobs in self.pending_copies.items() if jobs]
-
-
-def _used(job: CopyJob) -> tuple[set[tuple[Tier, int]], set[tuple[Tier, int]]]:
-    """What a copy reads and what it writes."""
-    reads = {(job.source, slot) for slot in unpack_int32(job.source_slots)}
-    return reads, {(job.target, slot) for slot in unpack_int32(job.target_slots)}
-
-
-def _conflicts(earlier: CopyJob, later: CopyJob) -> bool:
-    earlier_reads, earlier_writes = _used(earlier)
-    later_reads, later_writes = _used(later)
-    return bool(earlier_writes & (later_reads | later_writes) or earlier_reads & later_writes)
 
 
 class SimulatedExecutor:
@@ -156,7 +54,7 @@ class SimulatedExecutor:
         eager: bool = False,
     ) -> None:
         self.random = random.Random(seed)
-        self.stages = [_Stage(index) for index in range(num_stages)]
+        self.stages = [SimulatedStage(index) for index in range(num_stages)]
         self.block_tokens = block_tokens
         self.vocab_size = vocab_size
         self.stop_probability = stop_probability
@@ -164,7 +62,7 @@ class SimulatedExecutor:
         self.max_batched_tokens = max_batched_tokens
         self.link_bytes_per_second = link_bytes_per_second
         self.eager = eager
-        self.texts: dict[int, _Text] = {}
+        self.texts: dict[int, PrefixText] = {}
         self.submitted: list[StageInput] = []
         self.num_bad_blocks = 0
         self.is_drained = False
@@ -178,7 +76,7 @@ class SimulatedExecutor:
         for new in stage_input.new_requests:
             assert new.request_id not in self.texts, "a request is new only once"
             tokens = unpack_int32(new.prompt_token_ids) + unpack_int32(new.output_token_ids)
-            self.texts[new.request_id] = _Text(tokens, new.sampling.logprobs)
+            self.texts[new.request_id] = PrefixText(tokens, new.sampling.logprobs)
         self.submitted.append(stage_input)
         for stage in self.stages:
             stage.messages.append(stage_input)
@@ -234,7 +132,7 @@ class SimulatedExecutor:
 
     def _advance(self) -> bool:
         """Do one random thing that can be done; False if there is nothing."""
-        actions: list[tuple[_Stage, str, tuple[Tier, Tier] | None]] = []
+        actions: list[tuple[SimulatedStage, str, tuple[Tier, Tier] | None]] = []
         for stage in self.stages:
             actions += [
                 (stage, "copy", link)
@@ -261,13 +159,13 @@ class SimulatedExecutor:
             self._land_copy(stage, link)
         return True
 
-    def _start(self, stage: _Stage) -> None:
+    def _start(self, stage: SimulatedStage) -> None:
         message = stage.messages[0]
         stage.order_copies(message.sequence, message.prefetch)
         stage.order_copies(message.sequence, message.background)
         stage.is_started = True
 
-    def _can_forward(self, stage: _Stage, message: StageInput) -> bool:
+    def _can_forward(self, stage: SimulatedStage, message: StageInput) -> bool:
         if stage.has_loads_before(message.sequence):
             return False
         if not message.scheduled:
@@ -291,7 +189,7 @@ class SimulatedExecutor:
             ]
         }
 
-    def _forward(self, stage: _Stage) -> None:
+    def _forward(self, stage: SimulatedStage) -> None:
         message = stage.messages.popleft()
         stage.is_started = False
         for row in message.scheduled:
@@ -306,7 +204,7 @@ class SimulatedExecutor:
         num_tokens = sum(row.num_new_tokens for row in message.scheduled)
         self._report(stage, num_tokens, message.sequence)
 
-    def _read_kv(self, stage: _Stage, message: StageInput, row: ScheduledRequest) -> None:
+    def _read_kv(self, stage: SimulatedStage, message: StageInput, row: ScheduledRequest) -> None:
         text, start = self.texts[row.request_id], row.num_computed_tokens
         end = start + row.num_new_tokens
         if row.token_ids is not None:
@@ -327,7 +225,7 @@ class SimulatedExecutor:
                 f"device slot {slot} does not hold positions {first}..{first + num_read - 1}"
             )
 
-    def _write_kv(self, stage: _Stage, row: ScheduledRequest) -> None:
+    def _write_kv(self, stage: SimulatedStage, row: ScheduledRequest) -> None:
         slots = unpack_int32(row.device_slots)
         hashes = self.texts[row.request_id].hashes
         start = row.num_computed_tokens
@@ -345,7 +243,7 @@ class SimulatedExecutor:
         logprobs = TokenLogprobs(token_id, -0.5) if text.logprobs is not None else None
         return SampledToken(row.request_id, token_id, logprobs)
 
-    def _land_copy(self, stage: _Stage, link: tuple[Tier, Tier]) -> None:
+    def _land_copy(self, stage: SimulatedStage, link: tuple[Tier, Tier]) -> None:
         position = self._choose_copy(stage, link)
         assert position is not None
         jobs = stage.pending_copies[link]
@@ -365,7 +263,7 @@ class SimulatedExecutor:
         seconds = num_bytes / self.link_bytes_per_second
         stage.landed.append(CopyResult(job.job_id, num_bytes, seconds, tuple(failed)))
 
-    def _choose_copy(self, stage: _Stage, link: tuple[Tier, Tier]) -> int | None:
+    def _choose_copy(self, stage: SimulatedStage, link: tuple[Tier, Tier]) -> int | None:
         """Loads and stores are streams, first in first out; NVMe jobs land in any order. A copy
         waits for earlier ones of other links that touch its slots."""
         jobs = stage.pending_copies[link]
@@ -373,7 +271,7 @@ class SimulatedExecutor:
         free = [index for index in positions if not stage.must_wait(jobs[index][1])]
         return self.random.choice(free) if free else None
 
-    def _report(self, stage: _Stage, num_tokens: int, sequence: int | None = None) -> None:
+    def _report(self, stage: SimulatedStage, num_tokens: int, sequence: int | None = None) -> None:
         copies, stage.landed = tuple(stage.landed), []
         compute_seconds = 1e-3 + 1e-5 * num_tokens if num_tokens else 0.0
         stage.outbox.append(

@@ -2,7 +2,7 @@ import re
 
 import pytest
 from kit.engine import Harness, make_config, make_geometry, make_request
-from kit.executor import STOP_TOKEN
+from kit.prefix_model import STOP_TOKEN
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.messages import StageReport
 from pipemax_worker.contract.request import FinishReason

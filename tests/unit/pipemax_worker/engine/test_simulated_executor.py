@@ -2,7 +2,8 @@
 
 import pytest
 from kit.engine import Harness, make_config, make_geometry, make_request
-from kit.executor import SimulatedExecutor, next_token, prefix_hashes, reference_output
+from kit.executor import SimulatedExecutor
+from kit.prefix_model import next_token, prefix_hashes, reference_output
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.messages import NewRequest, ScheduledRequest, StageInput, StepOutput
 from pipemax_worker.contract.request import SamplingParams
