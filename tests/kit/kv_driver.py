@@ -71,6 +71,7 @@ class KVDriver:
     def turn(self, random: Random) -> None:
         """One message, and what the stages and their reports do meanwhile."""
         message = self.compose(random)
+        self.manager.close_message()
         for stage in self.stages:
             stage.messages.append(message)
         self.run_stages(random)
@@ -162,10 +163,11 @@ class KVDriver:
                 self.add(message.background, job, random)
 
     def add(self, jobs: list[CopyJob], job: CopyJob | None, random: Random) -> None:
-        """Append the job; now and then one of its slots is going to fail on one stage."""
+        """Append the job; now and then one of its slots is going to fail on one stage. Stores do
+        not fail: they count before they are reported."""
         if job is not None:
             jobs.append(job)
-            if random.random() < 0.04:
+            if job.source is not Tier.DEVICE and random.random() < 0.04:
                 position = random.randrange(job.num_slots)
                 random.choice(self.stages).failing.add((job.job_id, position))
 

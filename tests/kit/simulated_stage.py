@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from kit.kv_stages import conflicts
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.messages import ExecutorEvent, StageInput
 from pipemax_worker.contract.transfers import CopyJob, CopyResult, unpack_int32
@@ -33,7 +34,7 @@ class SimulatedStage:
     def must_wait(self, job: CopyJob) -> bool:
         """Whether an earlier copy uses a slot that ``job`` writes, or writes one that it reads."""
         earlier = self.order[: self.order.index(job)]
-        return any(_conflicts(other, job) for other in earlier)
+        return any(conflicts(other, job) for other in earlier)
 
     def stores_reading(self, slots: set[int]) -> list[CopyJob]:
         """Copies that have still to read one of these DEVICE slots."""
@@ -49,15 +50,3 @@ class SimulatedStage:
 
     def links_with_copies(self) -> list[tuple[Tier, Tier]]:
         return [link for link, jobs in self.pending_copies.items() if jobs]
-
-
-def _used(job: CopyJob) -> tuple[set[tuple[Tier, int]], set[tuple[Tier, int]]]:
-    """What a copy reads and what it writes."""
-    reads = {(job.source, slot) for slot in unpack_int32(job.source_slots)}
-    return reads, {(job.target, slot) for slot in unpack_int32(job.target_slots)}
-
-
-def _conflicts(earlier: CopyJob, later: CopyJob) -> bool:
-    earlier_reads, earlier_writes = _used(earlier)
-    later_reads, later_writes = _used(later)
-    return bool(earlier_writes & (later_reads | later_writes) or earlier_reads & later_writes)
