@@ -127,7 +127,8 @@ def _build_run(
     collector = Collector(ledger)
     look_ahead = job.spec.engine.look_ahead
     feed = RequestFeed(store, ledger, processor, collector, clock, worker_name(), look_ahead)
-    metrics = Metrics(lambda: run.snapshot, session.geometry, __version__)
+    load_seconds = [stage.load_seconds for stage in session.stages]
+    metrics = Metrics(lambda: run.snapshot, session.geometry, __version__, load_seconds)
     run = JobRun(
         job.metadata.name,
         session.engine,

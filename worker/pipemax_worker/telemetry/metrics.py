@@ -7,7 +7,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -28,10 +28,16 @@ class Metrics:
     """All metrics of one run, in a registry of their own.
 
     ``snapshot`` is called at each scrape, from the HTTP thread: it must be cheap and thread-safe
-    (the runner publishes one frozen value).
+    (the runner publishes one frozen value). ``load_seconds``: of each stage, in order.
     """
 
-    def __init__(self, snapshot: Snapshot, geometry: KVGeometry, version: str) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        geometry: KVGeometry,
+        version: str,
+        load_seconds: Sequence[float] = (),
+    ) -> None:
         self.registry = CollectorRegistry()
         self._steps = Histogram(
             "pipemax_step_duration_seconds",
@@ -46,7 +52,7 @@ class Metrics:
             buckets=BATCH_TOKENS_BUCKETS,
             registry=self.registry,
         )
-        self.registry.register(_RunCollector(snapshot, geometry, version))
+        self.registry.register(_RunCollector(snapshot, geometry, version, tuple(load_seconds)))
 
     def observe_step(self, step: StepRecord) -> None:
         """Count one finished micro-batch. An empty one (copies only) is not a step."""
@@ -63,7 +69,14 @@ class Metrics:
 
 
 class _RunCollector(Collector):
-    def __init__(self, snapshot: Snapshot, geometry: KVGeometry, version: str) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        geometry: KVGeometry,
+        version: str,
+        load_seconds: tuple[float, ...],
+    ) -> None:
+        self._load_seconds = load_seconds
         self._snapshot = snapshot
         self._geometry = geometry
         self._version = version
@@ -75,6 +88,14 @@ class _RunCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         snapshot = self._snapshot()
         yield _gauge("build_info", "Version of the worker.", {"version": self._version}, 1)
+        load = GaugeMetricFamily(
+            "pipemax_model_load_seconds",
+            "Time a stage took to load its layers and allocate its tiers.",
+            labels=["stage"],
+        )
+        for stage, seconds in enumerate(self._load_seconds):
+            load.add_metric([str(stage)], seconds)
+        yield load
         yield from _request_metrics(snapshot)
         yield from _token_metrics(snapshot.statistics)
         yield from _stage_metrics(snapshot.statistics)

@@ -23,6 +23,7 @@ DESIGN_NAMES = {
     "pipemax_nvme_io_errors_total",
     "pipemax_estimator_error_ratio",
     "pipemax_build_info",
+    "pipemax_model_load_seconds",
 }
 
 
@@ -36,7 +37,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 
 
 def make_metrics() -> Metrics:
-    metrics = Metrics(lambda: make_snapshot(), GEOMETRY, "1.2.3")
+    metrics = Metrics(lambda: make_snapshot(), GEOMETRY, "1.2.3", [0.5, 0.25])
     metrics.observe_step(StepRecord(0, num_tokens=10, num_prefill_tokens=0, seconds=0.003))
     return metrics
 
@@ -53,6 +54,7 @@ def test_values_come_from_the_snapshot() -> None:
     assert values["pipemax_requests_total", (("result", "failed"),)] == 4
     assert values["pipemax_pipeline_bubble_ratio", (("stage", "0"),)] == 0.3
     assert values["pipemax_kv_stall_seconds_total", (("stage", "0"),)] == 1.0
+    assert values["pipemax_model_load_seconds", (("stage", "1"),)] == 0.25
     swap = (("source", "host"), ("target", "device"))
     assert values["pipemax_kv_swap_bytes_total", swap] == 3 << 20
     assert values["pipemax_nvme_written_bytes_total", ()] == 5000
