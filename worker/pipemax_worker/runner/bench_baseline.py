@@ -46,12 +46,12 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 TRANSFORMERS_ORDERS = (
-    Order("padded", batch_size=8),
-    Order("padded", batch_size=16),
-    Order("padded", batch_size=32),
+    Order("padded", batch_size=16, order="output"),
+    Order("padded", batch_size=32, order="output"),
+    Order("padded", batch_size=8, order="total"),
+    Order("padded", batch_size=16, order="total"),
     Order("padded", batch_size=32, order="total"),
     Order("continuous", max_requests=16, max_batch_tokens=256),
-    Order("continuous", max_requests=32, max_batch_tokens=256),
     Order("continuous", max_batch_tokens=256),
     Order("continuous", max_batch_tokens=512, page_size=128),
 )
