@@ -8,6 +8,7 @@ from typing import Any
 from kit.fake_run import FakeEngine
 from kit.jobs import JobFolder
 from kit.store import ManualClock, MemoryStore
+from pipemax_worker.dataset.claims import RangeClaims
 from pipemax_worker.dataset.fingerprint import build_fingerprint
 from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.ranges import MIN_RANGE_BYTES
@@ -40,11 +41,10 @@ class Reading:
         self.collector = Collector(self.ledger)
         self.feed = RequestFeed(
             self.store,
-            self.ledger,
+            RangeClaims(self.ledger, worker),
             build_processor(prepared),
             self.collector,
             self.clock,
-            worker,
             look_ahead,
         )
 

@@ -11,7 +11,13 @@ import msgspec
 from kit.progress import GEOMETRY
 from pipemax_worker.contract.geometry import KVGeometry
 from pipemax_worker.contract.messages import StageReady
-from pipemax_worker.contract.request import FinishedRequest, FinishReason, Request, StopChecker
+from pipemax_worker.contract.request import (
+    FinishedRequest,
+    FinishReason,
+    Request,
+    RequestProgress,
+    StopChecker,
+)
 from pipemax_worker.contract.statistics import EngineStatistics, StepRecord
 from pipemax_worker.errors import PipemaxError, RequestError
 from pipemax_worker.runner.session import Session
@@ -52,7 +58,12 @@ class FakeEngine:
         if len(request.prompt_token_ids) + request.sampling.max_tokens > self.max_tokens:
             raise RequestError("kv_cache_exceeded", "needs too many blocks", "body.max_tokens")
 
-    def add_request(self, request: Request, stop_checker: StopChecker | None = None) -> None:
+    def add_request(
+        self,
+        request: Request,
+        stop_checker: StopChecker | None = None,
+        progress: RequestProgress | None = None,
+    ) -> None:
         self.waiting.append(request)
         self.seen.append(request)
         self.most_waiting = max(self.most_waiting, len(self.waiting))

@@ -69,6 +69,22 @@ class TokenLogprobs(msgspec.Struct, frozen=True):
     top: tuple[tuple[int, float], ...] = ()
 
 
+class RequestProgress(msgspec.Struct, frozen=True):
+    """How far an unfinished request is: what another engine needs to go on with it.
+
+    output_token_ids      sampled so far, none of which ended the text.
+    num_computed_tokens   positions whose KV is kept in ``nvme_slots``, one slot a block in order
+                          (the last may be partly filled); 0: none, it is computed again.
+    """
+
+    key: RecordKey
+    choice: int
+    output_token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    num_computed_tokens: int = 0
+    nvme_slots: tuple[int, ...] = ()
+
+
 class StopChecker(Protocol):
     """Finds stop strings while tokens arrive. Made by ``prompts``, called by ``engine``."""
 

@@ -13,7 +13,12 @@ from pipemax_worker.contract.messages import (
     StageReport,
     StepOutput,
 )
-from pipemax_worker.contract.request import FinishedRequest, Request, StopChecker
+from pipemax_worker.contract.request import (
+    FinishedRequest,
+    Request,
+    RequestProgress,
+    StopChecker,
+)
 from pipemax_worker.contract.statistics import EngineStatistics, StepRecord
 from pipemax_worker.engine.message import Plan
 from pipemax_worker.engine.scheduler import Scheduler
@@ -44,9 +49,16 @@ class Engine:
         """Raises RequestError if ``request`` can never run in these tiers."""
         self.scheduler.check_request(request)
 
-    def add_request(self, request: Request, stop_checker: StopChecker | None = None) -> None:
-        """Queue a request. Raises RequestError if it can never run in these tiers."""
-        self.scheduler.add_request(request, stop_checker)
+    def add_request(
+        self,
+        request: Request,
+        stop_checker: StopChecker | None = None,
+        progress: RequestProgress | None = None,
+    ) -> None:
+        """Queue a request; with ``progress`` it goes on where another engine left it, and only the
+        outputs that are new are generated. Raises RequestError if it can never run in these tiers.
+        """
+        self.scheduler.add_request(request, stop_checker, progress)
 
     def step(self) -> list[FinishedRequest]:
         """Fill the pipeline, wait for what comes back, return the requests that finished.
@@ -87,6 +99,11 @@ class Engine:
     def unfinished_requests(self) -> tuple[Request, ...]:
         """In order of arrival: what to run again if a stage died."""
         return self.scheduler.unfinished_requests()
+
+    def progress(self) -> tuple[RequestProgress, ...]:
+        """Of the unfinished requests that have outputs, in order of arrival: what need not be
+        generated again if a stage died. Names no KV, which is gone with the stages."""
+        return self.scheduler.progress()
 
     def _wait_seconds(self) -> float:
         is_waiting = self.in_flight or self.scheduler.has_pending_copies

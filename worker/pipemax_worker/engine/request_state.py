@@ -5,7 +5,12 @@ from __future__ import annotations
 import enum
 
 from pipemax_worker.contract.geometry import num_blocks_for
-from pipemax_worker.contract.request import Request, StopChecker, TokenLogprobs
+from pipemax_worker.contract.request import (
+    Request,
+    RequestProgress,
+    StopChecker,
+    TokenLogprobs,
+)
 
 
 class RequestStatus(enum.Enum):
@@ -112,6 +117,26 @@ class RequestState:
         self.is_known_to_stages = False
         self.is_loading = False
         self.needs_fetch = False
+
+    def resume(self, progress: RequestProgress) -> None:
+        """Go on after outputs that another engine has generated. Call it once, at the start."""
+        self.token_ids += progress.output_token_ids
+        self.logprobs += progress.logprobs
+        # The last output's KV was not computed yet; without outputs, what was is not known.
+        if progress.output_token_ids:
+            self.num_ever_computed = len(self.token_ids) - 1
+        if self.stop_checker is not None:
+            for token_id in progress.output_token_ids:
+                self.stop_checker.append(token_id)
+
+    def progress(self) -> RequestProgress:
+        """For :meth:`resume` elsewhere; names no KV."""
+        return RequestProgress(
+            key=self.request.key,
+            choice=self.request.choice,
+            output_token_ids=tuple(self.token_ids[self.num_prompt_tokens :]),
+            logprobs=tuple(self.logprobs),
+        )
 
     @property
     def num_output_tokens(self) -> int:

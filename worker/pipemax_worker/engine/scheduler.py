@@ -14,7 +14,12 @@ from collections.abc import Iterator, Mapping
 
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.messages import SampledToken, StageReport
-from pipemax_worker.contract.request import FinishedRequest, Request, StopChecker
+from pipemax_worker.contract.request import (
+    FinishedRequest,
+    Request,
+    RequestProgress,
+    StopChecker,
+)
 from pipemax_worker.contract.statistics import EngineStatistics
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.lifecycle import Lifecycle
@@ -72,12 +77,20 @@ class Scheduler:
         """Raises RequestError if ``request`` can never run in these tiers."""
         self._lifecycle.admission.check(request)
 
-    def add_request(self, request: Request, stop_checker: StopChecker | None = None) -> int:
+    def add_request(
+        self,
+        request: Request,
+        stop_checker: StopChecker | None = None,
+        progress: RequestProgress | None = None,
+    ) -> int:
         """Queue a request; returns its id. Raises RequestError if it can never run."""
         self.check_request(request)
         request_id = self._next_request_id
         self._next_request_id += 1
-        self._lifecycle.add(RequestState(request_id, request, stop_checker))
+        state = RequestState(request_id, request, stop_checker)
+        if progress is not None:
+            state.resume(progress)
+        self._lifecycle.add(state)
         return request_id
 
     @property
@@ -100,6 +113,15 @@ class Scheduler:
         """In order of arrival; what a runner starts again elsewhere."""
         states = self._lifecycle.states.values()
         return tuple(state.request for state in states if not state.is_finished)
+
+    def progress(self) -> tuple[RequestProgress, ...]:
+        """Of the unfinished requests that have outputs, in order of arrival."""
+        states = self._lifecycle.states.values()
+        return tuple(
+            state.progress()
+            for state in states
+            if not state.is_finished and state.num_output_tokens
+        )
 
     def take_finished(self) -> list[FinishedRequest]:
         return self._lifecycle.take_finished()

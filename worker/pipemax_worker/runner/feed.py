@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from pipemax_worker.contract.clock import Clock
-from pipemax_worker.contract.request import Request, StopChecker
-from pipemax_worker.dataset.ledger import Ledger
+from pipemax_worker.contract.request import (
+    RecordKey,
+    Request,
+    RequestProgress,
+    StopChecker,
+)
+from pipemax_worker.dataset.claims import ClaimedRange, RangeClaims
 from pipemax_worker.dataset.object_store import ObjectStore
-from pipemax_worker.dataset.ranges import InputRange
 from pipemax_worker.dataset.reader import MAX_LINE_BYTES, Line
 from pipemax_worker.dataset.segments import SegmentWriter
 from pipemax_worker.errors import RequestError
@@ -29,37 +33,51 @@ class RequestSink(Protocol):
     def check_request(self, request: Request) -> None:
         """Raises RequestError if ``request`` can never run."""
 
-    def add_request(self, request: Request, stop_checker: StopChecker | None) -> None: ...
+    def add_request(
+        self,
+        request: Request,
+        stop_checker: StopChecker | None,
+        progress: RequestProgress | None = None,
+    ) -> None: ...
+
+
+class ProgressSource(Protocol):
+    """What earlier runs have left of unfinished requests (``runner.parking``)."""
+
+    def take(self, key: RecordKey, choice: int) -> RequestProgress | None:
+        """How far the request came, once; None if nothing is known of it."""
 
 
 class RequestFeed:
-    """Claims one range after the other and turns its lines into requests.
+    """Turns the lines of one claimed range after the other into requests.
 
     look_ahead    bounds the requests that wait in the engine, and with them what was read.
-    is_exhausted  every range has been read.
+    parked        where requests go on that an earlier run has left unfinished.
     """
 
     def __init__(
         self,
         store: ObjectStore,
-        ledger: Ledger,
+        claims: RangeClaims,
         processor: PromptProcessor,
         collector: Collector,
         clock: Clock,
-        worker: str,
         look_ahead: int,
+        parked: ProgressSource | None = None,
     ) -> None:
         self._store = store
-        self._ledger = ledger
+        self._claims = claims
         self._processor = processor
         self._collector = collector
         self._clock = clock
-        self._worker = worker
         self._look_ahead = look_ahead
-        done = ledger.done_ranges()
-        self._ranges = iter(r for r in ledger.ranges if r.index not in done)
+        self._parked = parked
         self._work: RangeWork | None = None
-        self.is_exhausted = False
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Every range has been read, or is others' for good."""
+        return self._work is None and self._claims.is_exhausted
 
     def fill(self, sink: RequestSink) -> None:
         """Read on until enough requests wait, or so many lines were read that it is the engine's
@@ -71,7 +89,6 @@ class RequestFeed:
         while num_lines < MAX_LINES_PER_FILL and sink.num_waiting < self._look_ahead:
             work = self._current_work()
             if work is None:
-                self.is_exhausted = True
                 return
             if work.writer.is_lost or (line := work.next_line()) is None:
                 self._work = None
@@ -81,14 +98,14 @@ class RequestFeed:
 
     def _current_work(self) -> RangeWork | None:
         if self._work is None:
-            input_range = next(self._ranges, None)
-            if input_range is not None:
-                self._work = self._begin(input_range)
+            claimed = self._claims.take()
+            if claimed is not None:
+                self._work = self._begin(claimed)
         return self._work
 
-    def _begin(self, input_range: InputRange) -> RangeWork:
-        attempt = self._ledger.claim(input_range.index, self._worker)
-        writer = SegmentWriter.open(self._store, input_range.index, attempt, self._clock)
+    def _begin(self, claimed: ClaimedRange) -> RangeWork:
+        input_range = claimed.input_range
+        writer = SegmentWriter.open(self._store, input_range.index, claimed.attempt, self._clock)
         work = RangeWork(input_range, writer)
         self._collector.open(work)
         return work
@@ -110,7 +127,8 @@ class RequestFeed:
             return
         self._collector.expect(work, line, prepared)
         for choice, request in enumerate(prepared.requests):
-            sink.add_request(request, prepared.stop_checker(choice))
+            progress = self._parked.take(line.key, choice) if self._parked else None
+            sink.add_request(request, prepared.stop_checker(choice), progress)
 
     @staticmethod
     def _find_repeat(work: RangeWork, line: Line, number: int | None) -> RequestError | None:

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from pipemax_worker import __version__
 from pipemax_worker.contract.clock import MonotonicClock
+from pipemax_worker.dataset.claims import RangeClaims
 from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.manifest import write_manifest
 from pipemax_worker.dataset.object_store import ObjectStore
@@ -126,7 +127,8 @@ def _build_run(
     job, clock = prepared.job, MonotonicClock()
     collector = Collector(ledger)
     look_ahead = job.spec.engine.look_ahead
-    feed = RequestFeed(store, ledger, processor, collector, clock, worker_name(), look_ahead)
+    claims = RangeClaims(ledger, worker_name())
+    feed = RequestFeed(store, claims, processor, collector, clock, look_ahead)
     load_seconds = [stage.load_seconds for stage in session.stages]
     metrics = Metrics(lambda: run.snapshot, session.geometry, __version__, load_seconds)
     run = JobRun(
