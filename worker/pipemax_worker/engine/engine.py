@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from pipemax_worker.contract.clock import Clock
 from pipemax_worker.contract.messages import (
@@ -20,6 +21,7 @@ from pipemax_worker.contract.request import (
     StopChecker,
 )
 from pipemax_worker.contract.statistics import EngineStatistics, StepRecord
+from pipemax_worker.engine.liveness import Liveness, suspect_messages
 from pipemax_worker.engine.message import Plan
 from pipemax_worker.engine.scheduler import Scheduler
 from pipemax_worker.engine.step_records import StepRecorder
@@ -30,11 +32,20 @@ class Engine:
     """Drives an executor with what the scheduler decides. Owns the messages in flight.
 
     A message is in flight until the last stage has sampled its tokens, or, where it samples none,
-    has reported it. ``timeout_seconds`` bounds how long one ``step`` waits for an event.
+    has reported it. ``timeout_seconds`` bounds how long one ``step`` waits for an event;
+    ``step_timeout_seconds`` how long all stages may be silent while something is expected of them.
+
+    deaths  of stages, or of one that hangs: nothing but what is known can be had of this engine
+            then (``unfinished_requests``, ``progress``, ``suspects`` and the ``take_*``).
     """
 
     def __init__(
-        self, executor: Executor, scheduler: Scheduler, clock: Clock, timeout_seconds: float = 1.0
+        self,
+        executor: Executor,
+        scheduler: Scheduler,
+        clock: Clock,
+        timeout_seconds: float = 1.0,
+        step_timeout_seconds: float | None = None,
     ) -> None:
         self.executor = executor
         self.scheduler = scheduler
@@ -44,6 +55,8 @@ class Engine:
         self._max_in_flight = scheduler.config.max_in_flight
         self._last_stage = scheduler.config.geometry.num_stages - 1
         self._records = StepRecorder(scheduler.config.geometry.num_stages)
+        self._liveness = Liveness(scheduler.config.geometry.num_stages, step_timeout_seconds)
+        self.deaths: tuple[StageDied, ...] = ()
 
     def check_request(self, request: Request) -> None:
         """Raises RequestError if ``request`` can never run in these tiers."""
@@ -63,8 +76,8 @@ class Engine:
     def step(self) -> list[FinishedRequest]:
         """Fill the pipeline, wait for what comes back, return the requests that finished.
 
-        Raises StageDiedError, or what the stage named as its reason, if a stage is gone, and
-        InvariantError for a bug.
+        Raises StageDiedError, or what the stage named as its reason, if a stage is gone or hangs,
+        and InvariantError for a bug.
         """
         while len(self.in_flight) < self._max_in_flight and (
             plan := self.scheduler.schedule(self.clock.now())
@@ -72,9 +85,22 @@ class Engine:
             self.executor.submit(plan.stage_input)
             self.in_flight.append(plan)
             self._records.start(plan)
-        for event in self.executor.collect(self._wait_seconds()):
+        events = self._collect()
+        for event in events:
             self._dispatch(event)
+        self._raise_deaths(events)
         return self.scheduler.take_finished()
+
+    def take_finished(self) -> list[FinishedRequest]:
+        """Requests that finished in a ``step`` that raised."""
+        return self.scheduler.take_finished()
+
+    def suspects(self) -> tuple[Request, ...]:
+        """Unfinished requests with a row in a message that a dead stage may have been at."""
+        if not self.deaths:
+            return ()
+        plans = self._records.unreported(suspect_messages(self.deaths))
+        return self.scheduler.unfinished_requests_of(plans)
 
     @property
     def has_unfinished_requests(self) -> bool:
@@ -109,15 +135,32 @@ class Engine:
         is_waiting = self.in_flight or self.scheduler.has_pending_copies
         return self.timeout_seconds if is_waiting else 0.0
 
+    def _collect(self) -> Sequence[ExecutorEvent]:
+        timeout_seconds = self._wait_seconds()
+        start_seconds = self.clock.now()
+        events = self.executor.collect(timeout_seconds)
+        if events or not timeout_seconds:
+            self._liveness.note_events()
+        else:
+            self._liveness.note_silence(self.clock.now() - start_seconds, timeout_seconds)
+        return events
+
     def _dispatch(self, event: ExecutorEvent) -> None:
         if isinstance(event, StageReport):
             self._update_from_report(event)
         elif isinstance(event, StepOutput):
             self._update_from_output(event)
-        else:
-            raise _stage_died(event)
+
+    def _raise_deaths(self, events: Sequence[ExecutorEvent]) -> None:
+        """After all else that has come: the more is known, the less is done again."""
+        self.deaths = tuple(event for event in events if isinstance(event, StageDied))
+        if not self.deaths and (hang := self._liveness.find_hang()) is not None:
+            self.deaths = (hang,)
+        if self.deaths:
+            raise _stage_died(self.deaths[0])
 
     def _update_from_report(self, report: StageReport) -> None:
+        self._liveness.note_report(report)
         plan = self._records.report(report) if report.num_tokens else None
         self.scheduler.update_from_report(report, plan.shape if plan else None)
         if report.stage == self._last_stage:

@@ -10,7 +10,7 @@ The scheduler and its parts are the only writers of ``RequestState``; blocks are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.messages import SampledToken, StageReport
@@ -113,6 +113,12 @@ class Scheduler:
         """In order of arrival; what a runner starts again elsewhere."""
         states = self._lifecycle.states.values()
         return tuple(state.request for state in states if not state.is_finished)
+
+    def unfinished_requests_of(self, plans: Iterable[Plan]) -> tuple[Request, ...]:
+        """Those with a row in one of ``plans``, in order of arrival."""
+        ids = {row.request_id for plan in plans for row in plan.stage_input.scheduled}
+        states = self._lifecycle.states.values()
+        return tuple(s.request for s in states if s.request_id in ids and not s.is_finished)
 
     def progress(self) -> tuple[RequestProgress, ...]:
         """Of the unfinished requests that have outputs, in order of arrival."""

@@ -30,6 +30,10 @@ class StepRecorder:
             self._records.append(_build_record(plan, max(seconds)))
         return plan
 
+    def unreported(self, sequences: range) -> list[Plan]:
+        """The messages among ``sequences`` that some stage has not reported."""
+        return [plan for sequence, (plan, _) in self._open.items() if sequence in sequences]
+
     def take(self) -> list[StepRecord]:
         records, self._records = self._records, []
         return records
