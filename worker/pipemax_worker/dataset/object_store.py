@@ -8,11 +8,25 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
+
 from pipemax_worker.errors import OutputError
 
 
 class ObjectNotFoundError(OutputError):
     """``get`` of a key that holds nothing; the store's KeyError."""
+
+
+class ObjectChangedError(OutputError):
+    """A read that asked for one version of an object found another."""
+
+
+class ObjectInfo(msgspec.Struct, frozen=True):
+    """One object. ``etag`` changes with its content; empty where the store has none."""
+
+    key: str
+    size_bytes: int
+    etag: str
 
 
 class ObjectStore(Protocol):
