@@ -25,6 +25,7 @@ class Block:
     copies     tier -> version that its slot holds (0: reserved only). On DEVICE a copy counts once
                it is ordered, elsewhere once all stages have reported it.
     incoming   tier -> version that an unreported copy brings there, 0 for none.
+    num_parked_refs   those of ``ref_count`` whose request has not come yet (``parking``).
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class Block:
         "block_id",
         "copies",
         "incoming",
+        "num_parked_refs",
         "num_tokens",
         "ref_count",
         "slots",
@@ -41,6 +43,7 @@ class Block:
     def __init__(self, block_id: int) -> None:
         self.block_id = block_id
         self.ref_count = 1
+        self.num_parked_refs = 0
         self.num_tokens = 0
         self.version = 0
         self.block_hash: BlockHash | None = None

@@ -25,6 +25,7 @@ from pipemax_worker.kvcache.copies import CompletedCopy, PendingCopies
 from pipemax_worker.kvcache.copy_orders import CopyOrders
 from pipemax_worker.kvcache.eviction import EvictionPolicy, RotationEviction
 from pipemax_worker.kvcache.occupancy import TierOccupancy, derive_occupancy
+from pipemax_worker.kvcache.parking import ParkedBlocks
 from pipemax_worker.kvcache.prefix_index import BlockHash
 
 
@@ -44,6 +45,7 @@ class BlockManager:
         self._table = BlockTable(num_slots, eviction or RotationEviction())
         self._pending = PendingCopies(num_stages)
         self._orders = CopyOrders(self._table, self._pending)
+        self.parked = ParkedBlocks(self._table)
         self.has_host_tier = num_slots.get(HOST, 0) > 0
         self.has_nvme_tier = num_slots.get(NVME, 0) > 0
 

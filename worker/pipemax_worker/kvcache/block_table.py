@@ -78,6 +78,16 @@ class BlockTable:
                 self.remove_block(block)
             else:
                 self.refresh_all(block)
+        elif block.ref_count == block.num_parked_refs:
+            self._retreat(block)
+
+    def _retreat(self, block: Block) -> None:
+        """Only requests that have not come yet hold the block: it is on NVME and nowhere else."""
+        if not block.has_copy(NVME):
+            self.lose(block)
+        else:
+            self.release_slot(block, DEVICE)
+            self.release_slot(block, HOST)
 
     def _count_cached(self, block: Block, change: int) -> None:
         self.num_cached_blocks += change

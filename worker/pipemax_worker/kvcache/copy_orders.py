@@ -209,10 +209,8 @@ class CopyOrders:
         if block.slots[target] == copy.target_slots[position]:
             if not copy.is_settled:
                 self._take_version(block, target, version)
-            if (
-                copy.source is not DEVICE
-                and block.slots[copy.source] == copy.source_slots[position]
-            ):
+            is_moved = copy.source is not DEVICE and not block.num_parked_refs
+            if is_moved and block.slots[copy.source] == copy.source_slots[position]:
                 self._table.release_slot(block, copy.source)  # moved, not doubled
         self._table.refresh_all(block)
 

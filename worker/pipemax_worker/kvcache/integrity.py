@@ -6,7 +6,7 @@ from collections import Counter
 
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.errors import InvariantError
-from pipemax_worker.kvcache.block import DEVICE, TIERS, Block
+from pipemax_worker.kvcache.block import DEVICE, HOST, TIERS, Block
 from pipemax_worker.kvcache.block_table import BlockTable
 from pipemax_worker.kvcache.copies import PendingCopies
 
@@ -33,6 +33,13 @@ def _require(holds: bool, message: str) -> None:
 def _check_block(table: BlockTable, block: Block) -> None:
     name = f"block {block.block_id}"
     _require(block.ref_count >= 0, f"{name} has {block.ref_count} references")
+    _require(
+        0 <= block.num_parked_refs <= block.ref_count,
+        f"{name} has {block.num_parked_refs} parked references of {block.ref_count}",
+    )
+    if block.ref_count and block.num_parked_refs == block.ref_count:
+        is_apart = block.slots[DEVICE] is None and block.slots[HOST] is None
+        _require(is_apart, f"{name} is parked but takes room above NVME")
     _require((block.version == 0) == (block.num_tokens == 0), f"{name}: version without tokens")
     for tier in TIERS:
         has_content = block.copies[tier] or block.incoming[tier]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pipemax_worker.errors import InvariantError
 
@@ -49,6 +49,13 @@ class SlotPool:
         slots = self._free[first:]
         del self._free[first:]
         return slots
+
+    def take(self, slots: Collection[int]) -> None:
+        """Take just these slots. Raises InvariantError if one of them is not free."""
+        free = [slot for slot in self._free if slot not in slots]
+        if len(free) != len(self._free) - len(slots):
+            raise InvariantError(f"some of {len(slots)} slots asked for by number are not free")
+        self._free = free
 
     def release(self, slot: int) -> None:
         """Give a slot back: free at once, or when the last copy that uses it is reported."""
