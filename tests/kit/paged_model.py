@@ -11,6 +11,7 @@ from pipemax_worker.contract.messages import ScheduledRequest
 from pipemax_worker.contract.model_config import load_model_config
 from pipemax_worker.contract.transfers import pack_int32
 from pipemax_worker.stage.batch import Batch, build_batch
+from pipemax_worker.stage.model.checkpoint import Checkpoint
 from pipemax_worker.stage.model.model import StageModel
 
 CPU = torch.device("cpu")
@@ -41,8 +42,9 @@ class PagedModel:
         first = 0
         for index, count in enumerate(layers_of_stage):
             is_last = index == len(layers_of_stage) - 1
+            weights = Checkpoint(folder, device, dtype)
             model = StageModel(
-                self.config, folder, first, count, index == 0, is_last, device, dtype
+                self.config, weights, first, count, index == 0, is_last, device, dtype
             )
             if not uses_native:
                 model._native = None

@@ -97,6 +97,7 @@ class StageReport(msgspec.Struct, frozen=True, tag="report"):
     stall_seconds     step 2 above.
     compute_seconds   the forward alone.
     wait_seconds      waiting for hidden states or fed-back tokens (the pipeline bubble).
+    grammar_wait_seconds  waiting for grammar masks before sampling; a part of ``compute_seconds``.
     """
 
     sequence: int
@@ -106,12 +107,17 @@ class StageReport(msgspec.Struct, frozen=True, tag="report"):
     stall_seconds: float
     wait_seconds: float
     copies: tuple[CopyResult, ...] = ()
+    grammar_wait_seconds: float = 0.0
 
 
 class SampledToken(msgspec.Struct, frozen=True):
+    """``error``: the request cannot go on (its grammar failed), and why; the token means nothing
+    then."""
+
     request_id: int
     token_id: int
     logprobs: TokenLogprobs | None = None
+    error: str | None = None
 
 
 class StepOutput(msgspec.Struct, frozen=True, tag="output"):
@@ -170,6 +176,7 @@ class StageConfig(msgspec.Struct, frozen=True):
     device            ``cpu`` or ``cuda:K``.
     dtype             weights and activations: ``float32``, ``bfloat16`` or ``float16``.
     first_layer       of the model, on this stage; the number is ``geometry.layers_of_stage``.
+    dummy_weights_seed   random weights of this seed in place of those in ``model_folder``, or None.
     nvme_path         this stage's KV file (the folder exists), or None.
     *_address         zmq endpoints; hidden and feedback links are None where there is no neighbour.
     """
@@ -193,3 +200,4 @@ class StageConfig(msgspec.Struct, frozen=True):
     feedback_address: str | None
     rendezvous: str | None = None
     memory_limit_bytes: int | None = None
+    dummy_weights_seed: int | None = None

@@ -37,6 +37,7 @@ class PipelineSettings(msgspec.Struct, frozen=True):
                          ``CPU_DEVICE_KV_BYTES`` for all stages together on a CPU.
     host_kv_bytes        host tier of all stages together; likewise ``nvme_kv_bytes``.
     nvme_folder          exists; None: no NVMe tier.
+    dummy_weights_seed   random weights of this seed; None: those in ``model_folder``.
     """
 
     model_folder: Path
@@ -54,6 +55,7 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     device_kv_bytes: int | None = None
     memory_fraction: float = 0.92
     memory_limit_bytes: int | None = None
+    dummy_weights_seed: int | None = None
 
 
 def build_geometry(settings: PipelineSettings, gpu_memory_bytes: Sequence[int] = ()) -> KVGeometry:
@@ -127,6 +129,7 @@ def build_stage_configs(
             hidden_out_address=None,
             feedback_address=None,
             memory_limit_bytes=settings.memory_limit_bytes if is_cuda else None,
+            dummy_weights_seed=settings.dummy_weights_seed,
         )
         for stage in range(settings.num_stages)
     )

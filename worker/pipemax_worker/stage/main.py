@@ -38,7 +38,9 @@ from pipemax_worker.stage.kv.host import HostKVCache
 from pipemax_worker.stage.kv.mover import KVMover
 from pipemax_worker.stage.kv.nvme import NVMeKVFile
 from pipemax_worker.stage.lifeline import die_with_driver, ignore_stop_signals
+from pipemax_worker.stage.model.checkpoint import Checkpoint, WeightSource
 from pipemax_worker.stage.model.model import StageModel
+from pipemax_worker.stage.model.random_weights import RandomWeights
 from pipemax_worker.stage.nccl import NcclChannel
 from pipemax_worker.stage.runner import Model, StageRunner
 from pipemax_worker.stage.sampler import Sampler
@@ -61,10 +63,10 @@ ModelLoader = Callable[[StageConfig, ModelConfig, KVGeometry, torch.device], Loa
 def load_model(
     config: StageConfig, model_config: ModelConfig, geometry: KVGeometry, device: torch.device
 ) -> LoadedModel:
-    """This stage's layers of ``config.model_folder``."""
+    """This stage's layers of ``config.model_folder``, or random ones of that shape."""
     return StageModel(
         model_config,
-        Path(config.model_folder),
+        open_weights(config, device),
         first_layer=config.first_layer,
         num_layers=geometry.layers_of_stage[config.stage],
         is_first=config.stage == 0,
@@ -72,6 +74,13 @@ def load_model(
         device=device,
         dtype=getattr(torch, config.dtype),
     )
+
+
+def open_weights(config: StageConfig, device: torch.device) -> WeightSource:
+    dtype = getattr(torch, config.dtype)
+    if config.dummy_weights_seed is not None:
+        return RandomWeights(config.dummy_weights_seed, device, dtype)
+    return Checkpoint(Path(config.model_folder), device, dtype)
 
 
 def main(config_bytes: bytes, model_loader: ModelLoader = load_model) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +19,18 @@ from pipemax_worker.errors import ModelNotFoundError, UnsupportedModelError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+
+
+class WeightSource(Protocol):
+    """Where a stage's weights come from: each tensor on the stage's device, in its dtype."""
+
+    def read(self, name: str, *shape: int) -> torch.Tensor:
+        """One tensor, in memory of its own."""
+        ...
+
+    def read_stacked(self, rows: Mapping[str, int], *columns: int) -> torch.Tensor:
+        """Several tensors, one below the other: ``{name: number of rows}`` -> [all rows, *columns]."""
+        ...
 
 
 class Checkpoint:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import torch
 
 from pipemax_worker.contract.model_config import ModelConfig
-from pipemax_worker.stage.model.checkpoint import Checkpoint
+from pipemax_worker.stage.model.checkpoint import WeightSource
 from pipemax_worker.stage.model.kernels import AttentionShape, Kernels, QKNorm
 from pipemax_worker.stage.model.linear import Linear
 
 
 class DecoderLayer:
-    """Layer ``index`` of the model. Reads its weights from the checkpoint when built."""
+    """Layer ``index`` of the model. Reads its weights when built."""
 
-    def __init__(self, config: ModelConfig, checkpoint: Checkpoint, index: int) -> None:
+    def __init__(self, config: ModelConfig, weights: WeightSource, index: int) -> None:
         self._eps = config.rms_norm_eps
         self._shape = AttentionShape(
             config.num_attention_heads,
@@ -27,12 +27,12 @@ class DecoderLayer:
         )
         prefix = f"model.layers.{index}."
         hidden = config.hidden_size
-        self._attention_norm = checkpoint.read(prefix + "input_layernorm.weight", hidden)
-        self._mlp_norm = checkpoint.read(prefix + "post_attention_layernorm.weight", hidden)
-        self._qk_norm = _read_qk_norm(config, checkpoint, prefix + "self_attn.")
-        self._qkv = _read_qkv(config, checkpoint, prefix + "self_attn.")
+        self._attention_norm = weights.read(prefix + "input_layernorm.weight", hidden)
+        self._mlp_norm = weights.read(prefix + "post_attention_layernorm.weight", hidden)
+        self._qk_norm = _read_qk_norm(config, weights, prefix + "self_attn.")
+        self._qkv = _read_qkv(config, weights, prefix + "self_attn.")
         self._output = _read_linear(
-            checkpoint,
+            weights,
             {prefix + "self_attn.o_proj": hidden},
             config.num_attention_heads * config.head_dim,
             config.has_output_bias,
@@ -40,10 +40,10 @@ class DecoderLayer:
         gate_and_up = (prefix + "mlp.gate_proj", prefix + "mlp.up_proj")
         width = config.intermediate_size
         self._gate_up = _read_linear(
-            checkpoint, dict.fromkeys(gate_and_up, width), hidden, config.has_mlp_bias
+            weights, dict.fromkeys(gate_and_up, width), hidden, config.has_mlp_bias
         )
         self._down = _read_linear(
-            checkpoint, {prefix + "mlp.down_proj": hidden}, width, config.has_mlp_bias
+            weights, {prefix + "mlp.down_proj": hidden}, width, config.has_mlp_bias
         )
 
     @property
@@ -68,17 +68,17 @@ class DecoderLayer:
 
 
 def _read_linear(
-    checkpoint: Checkpoint, rows: dict[str, int], columns: int, has_bias: bool
+    weights: WeightSource, rows: dict[str, int], columns: int, has_bias: bool
 ) -> Linear:
     """One matrix made of the named projections, one below the other."""
-    weight = checkpoint.read_stacked({name + ".weight": n for name, n in rows.items()}, columns)
+    weight = weights.read_stacked({name + ".weight": n for name, n in rows.items()}, columns)
     bias = None
     if has_bias:
-        bias = checkpoint.read_stacked({name + ".bias": n for name, n in rows.items()})
+        bias = weights.read_stacked({name + ".bias": n for name, n in rows.items()})
     return Linear(weight, bias)
 
 
-def _read_qkv(config: ModelConfig, checkpoint: Checkpoint, prefix: str) -> Linear:
+def _read_qkv(config: ModelConfig, weights: WeightSource, prefix: str) -> Linear:
     num_query_rows = config.num_attention_heads * config.head_dim
     num_kv_rows = config.num_key_value_heads * config.head_dim
     rows = {
@@ -86,12 +86,12 @@ def _read_qkv(config: ModelConfig, checkpoint: Checkpoint, prefix: str) -> Linea
         prefix + "k_proj": num_kv_rows,
         prefix + "v_proj": num_kv_rows,
     }
-    return _read_linear(checkpoint, rows, config.hidden_size, config.has_qkv_bias)
+    return _read_linear(weights, rows, config.hidden_size, config.has_qkv_bias)
 
 
-def _read_qk_norm(config: ModelConfig, checkpoint: Checkpoint, prefix: str) -> QKNorm | None:
+def _read_qk_norm(config: ModelConfig, weights: WeightSource, prefix: str) -> QKNorm | None:
     if not config.has_qk_norm:
         return None
-    query = checkpoint.read(prefix + "q_norm.weight", config.head_dim)
-    key = checkpoint.read(prefix + "k_norm.weight", config.head_dim)
+    query = weights.read(prefix + "q_norm.weight", config.head_dim)
+    key = weights.read(prefix + "k_norm.weight", config.head_dim)
     return QKNorm(query, key, config.rms_norm_eps)

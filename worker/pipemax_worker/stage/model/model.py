@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.errors import InvariantError
 from pipemax_worker.stage.batch import Batch
-from pipemax_worker.stage.model.checkpoint import Checkpoint
+from pipemax_worker.stage.model.checkpoint import WeightSource
 from pipemax_worker.stage.model.kernels import Kernels
 from pipemax_worker.stage.model.layer import DecoderLayer
 from pipemax_worker.stage.model.linear import Linear
@@ -22,19 +20,19 @@ EMBEDDING = "model.embed_tokens.weight"
 
 
 class StageModel:
-    """Layers ``first_layer`` to ``first_layer + num_layers`` of the model in ``folder``.
+    """Layers ``first_layer`` to ``first_layer + num_layers`` of a model.
 
-    Reads from disk the tensors of its own layers, plus the embedding if ``is_first`` and the final
+    Reads from ``weights`` the tensors of its own layers, plus the embedding if ``is_first`` and the final
     norm and LM head if ``is_last`` (the embedding's tensor, if the two are tied). Weights and
     activations are ``dtype``; norms, RoPE angles and logits are computed in float32.
 
-    Raises ModelNotFoundError (missing shard or tensor) and UnsupportedModelError (wrong shape).
+    Raises what reading raises: ModelNotFoundError and UnsupportedModelError from a checkpoint.
     """
 
     def __init__(
         self,
         config: ModelConfig,
-        folder: Path,
+        weights: WeightSource,
         first_layer: int,
         num_layers: int,
         is_first: bool,
@@ -42,12 +40,11 @@ class StageModel:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        checkpoint = Checkpoint(folder, device, dtype)
-        self._embedding = _read_embedding(config, checkpoint) if is_first else None
+        self._embedding = _read_embedding(config, weights) if is_first else None
         self._layers = [
-            DecoderLayer(config, checkpoint, first_layer + index) for index in range(num_layers)
+            DecoderLayer(config, weights, first_layer + index) for index in range(num_layers)
         ]
-        self._head = LMHead(config, checkpoint, self._embedding) if is_last else None
+        self._head = LMHead(config, weights, self._embedding) if is_last else None
         self._rope = RotaryEmbedding(config, device, dtype)
         self._native = NativeBackend.create(config, device, dtype)
 
@@ -92,11 +89,11 @@ class LMHead:
     """The final norm and the projection to the vocabulary, for the rows that are sampled."""
 
     def __init__(
-        self, config: ModelConfig, checkpoint: Checkpoint, embedding: torch.Tensor | None
+        self, config: ModelConfig, weights: WeightSource, embedding: torch.Tensor | None
     ) -> None:
         """``embedding``: this stage's, if it has one; a tied head on a GPU shares its memory."""
         self._eps = config.rms_norm_eps
-        self._norm = checkpoint.read("model.norm.weight", config.hidden_size)
+        self._norm = weights.read("model.norm.weight", config.hidden_size)
         shape = (config.vocab_size, config.hidden_size)
         self.weight_bytes = self._norm.nbytes
         if config.tie_word_embeddings and embedding is not None:
@@ -105,7 +102,7 @@ class LMHead:
             self.weight_bytes += 0 if shares_memory else self._projection.weight_bytes
         else:
             name = EMBEDDING if config.tie_word_embeddings else "lm_head.weight"
-            self._projection = Linear(checkpoint.read(name, *shape), None)
+            self._projection = Linear(weights.read(name, *shape), None)
             self.weight_bytes += self._projection.weight_bytes
 
     def __call__(self, hidden: torch.Tensor, rows: torch.Tensor, kernels: Kernels) -> torch.Tensor:
@@ -113,8 +110,8 @@ class LMHead:
         return self._projection(normed).float()  # [num_sampled, vocab]
 
 
-def _read_embedding(config: ModelConfig, checkpoint: Checkpoint) -> torch.Tensor:
-    return checkpoint.read(EMBEDDING, config.vocab_size, config.hidden_size)
+def _read_embedding(config: ModelConfig, weights: WeightSource) -> torch.Tensor:
+    return weights.read(EMBEDDING, config.vocab_size, config.hidden_size)
 
 
 def _check(hidden_or_token_ids: torch.Tensor, batch: Batch, kv: torch.Tensor) -> None:

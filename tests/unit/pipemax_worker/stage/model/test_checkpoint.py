@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 def load_stage(folder: Path, first: int, count: int) -> StageModel:
     config = load_model_config(folder)
     is_last = first + count == config.num_hidden_layers
-    return StageModel(config, folder, first, count, first == 0, is_last, CPU, torch.float32)
+    weights = Checkpoint(folder, CPU, torch.float32)
+    return StageModel(config, weights, first, count, first == 0, is_last, CPU, torch.float32)
 
 
 @pytest.fixture
