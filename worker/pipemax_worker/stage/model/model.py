@@ -22,8 +22,8 @@ EMBEDDING = "model.embed_tokens.weight"
 class StageModel:
     """Layers ``first_layer`` to ``first_layer + num_layers`` of a model.
 
-    Reads from ``weights`` the tensors of its own layers, plus the embedding if ``is_first`` and the final
-    norm and LM head if ``is_last`` (the embedding's tensor, if the two are tied). Weights and
+    Reads from ``weights`` the tensors of its own layers, plus the embedding if ``is_first`` and the
+    final norm and LM head if ``is_last`` (the embedding's tensor, if the two are tied). Weights and
     activations are ``dtype``; norms, RoPE angles and logits are computed in float32.
 
     Raises what reading raises: ModelNotFoundError and UnsupportedModelError from a checkpoint.

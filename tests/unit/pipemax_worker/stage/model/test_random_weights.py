@@ -1,4 +1,4 @@
-"""Random weights: one model for a seed, however it is cut, with activations of a real one's size."""
+"""Random weights: one model for a seed, however it is cut."""
 
 from __future__ import annotations
 
