@@ -25,12 +25,18 @@ class Attempt(msgspec.Struct, frozen=True, order=True):
 
 
 class RecordOrigin(msgspec.Struct, frozen=True):
-    """The ``pipemax`` object: the record's key and the attempt that wrote it."""
+    """The ``pipemax`` object: the record's key and the attempt that wrote it.
+
+    retry       the number of the retry in which it was written (``retries``); 0 in the first pass.
+    is_copied   it was taken over from an earlier job's output (``earlier``).
+    """
 
     file: str
     offset: int
     attempt: int
     worker: str
+    retry: int = 0
+    is_copied: bool = msgspec.field(default=False, name="copied")
 
 
 class RecordCounts(msgspec.Struct, frozen=True):
@@ -68,12 +74,16 @@ class _Response(msgspec.Struct, frozen=True):
     body: _Body | None = None
 
 
+class _Error(msgspec.Struct, frozen=True):
+    code: str = "unknown"
+
+
 class RecordHead(msgspec.Struct, frozen=True):
     """The fields of a record that we read back; msgspec skips the others without building them."""
 
     pipemax: RecordOrigin
     response: _Response | None = None
-    error: Any = None
+    error: _Error | None = None
 
     @property
     def attempt(self) -> Attempt:
@@ -84,6 +94,13 @@ class RecordHead(msgspec.Struct, frozen=True):
         if self.error is not None or self.response is None:
             return True
         return self.response.status_code >= _FIRST_ERROR_STATUS
+
+    @property
+    def error_code(self) -> str | None:
+        """Why the request failed, in one word; None if it did not."""
+        if not self.is_failed:
+            return None
+        return self.error.code if self.error is not None else _Error().code
 
     @property
     def counts(self) -> RecordCounts:
@@ -108,10 +125,19 @@ def key_of(record: Mapping[str, Any]) -> RecordKey:
         raise InvariantError(f"a record without its key: {record.get('id')}") from None
 
 
-def encode_record(record: Mapping[str, Any], attempt: Attempt) -> bytes:
-    """One JSON line without its end, the attempt added to the ``pipemax`` object."""
+def encode_record(record: Mapping[str, Any], attempt: Attempt, retry: int = 0) -> bytes:
+    """One JSON line without its end, attempt and retry added to the ``pipemax`` object."""
     origin = {**record["pipemax"], "attempt": attempt.number, "worker": attempt.worker}
+    if retry:
+        origin["retry"] = retry
     return _ENCODER.encode({**record, "pipemax": origin})
+
+
+def read_copy(line: bytes) -> dict[str, Any]:
+    """A record of another job's output, marked as copied, for this job's chain."""
+    record: dict[str, Any] = msgspec.json.decode(line)
+    origin = {name: record["pipemax"].get(name) for name in ("file", "offset", "line")}
+    return {**record, "pipemax": {**origin, "copied": True}}
 
 
 def read_records(segment_key: str, data: bytes) -> Iterator[tuple[RecordHead, bytes]]:

@@ -9,12 +9,18 @@ all segments before and dropped their records, and no segment before K can appea
 existed. So no record is in two segments. A record that is dropped is in the chain already, or the
 range belongs to a newer attempt, which covers every line that the chain lacks. So none is lost.
 Claims, clocks and heartbeats only save work; a writer frozen for a week finds its segment taken.
+
+A retry (``retries``) adds to the rule: *a writer of retry N does not count failed records of before
+N; a segment of a newer retry is newer than any attempt of an older one.* So a key has at most one
+record of each retry, and none after one that succeeded. ``compaction`` then removes the failed ones
+that were superseded.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterator, Mapping
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -34,6 +40,7 @@ from pipemax_worker.errors import InvariantError
 
 RESULTS_PREFIX = "results/"
 ERRORS_PREFIX = "errors/"
+_NOBODY = Attempt(0, "")
 
 
 class FlushLimits(msgspec.Struct, frozen=True):
@@ -45,20 +52,25 @@ class FlushLimits(msgspec.Struct, frozen=True):
 
 
 class SegmentInfo(msgspec.Struct, frozen=True):
-    """One segment of the chain, for the manifest."""
+    """One segment of the chain, for the manifest. ``retry`` in which it was written: its number."""
 
     key: str
     size_bytes: int
     num_records: int
     sha256: str
+    num_failed: int = 0
+    retry: int = 0
 
 
 class RangeSummary(msgspec.Struct, frozen=True):
-    """What a range's chain holds."""
+    """What a range's chain holds. ``failed_codes`` maps an error code to its number of records,
+    ``num_copied`` of the records come from an earlier job's output."""
 
     range_index: int
     counts: RecordCounts
     segments: tuple[SegmentInfo, ...]
+    failed_codes: dict[str, int] = {}
+    num_copied: int = 0
 
 
 def segment_key(range_index: int, segment_index: int) -> str:
@@ -71,10 +83,24 @@ def errors_key(results_key: str) -> str:
     return ERRORS_PREFIX + results_key.removeprefix(RESULTS_PREFIX)
 
 
+def describe_segment(key: str, data: bytes, heads: Sequence[RecordHead]) -> SegmentInfo:
+    """``data`` is the segment's content, ``heads`` those of its records."""
+    return SegmentInfo(
+        key=key,
+        size_bytes=len(data),
+        num_records=len(heads),
+        sha256=hashlib.sha256(data).hexdigest(),
+        num_failed=sum(head.is_failed for head in heads),
+        retry=max((head.pipemax.retry for head in heads), default=0),
+    )
+
+
 class SegmentWriter:
     """One attempt at one range's chain. Make it with :meth:`open`, which reads the chain.
 
     recorded   offsets of the lines that have a record in the chain: do not compute those again.
+               In a retry: those that succeeded, or were tried again in it.
+    counts     of the records of ``recorded``; ``failed_codes`` and ``num_copied`` likewise.
     is_lost    a newer attempt has written: leave the range, what is appended now is dropped.
 
     ``flush`` and ``open`` are made of steps with at most one store call each, so that tests can run
@@ -88,11 +114,15 @@ class SegmentWriter:
         attempt: Attempt,
         clock: Clock,
         limits: FlushLimits | None = None,
+        retry: int = 0,
     ) -> None:
         self.range_index = range_index
         self.attempt = attempt
+        self.retry = retry
         self.recorded = OffsetSet()
         self.counts = RecordCounts()
+        self.failed_codes: Counter[str] = Counter()
+        self.num_copied = 0
         self.is_lost = False
         self._store = store
         self._clock = clock
@@ -110,9 +140,10 @@ class SegmentWriter:
         attempt: Attempt,
         clock: Clock,
         limits: FlushLimits | None = None,
+        retry: int = 0,
     ) -> SegmentWriter:
         """A writer that has read the chain. Raises OutputError."""
-        writer = cls(store, range_index, attempt, clock, limits)
+        writer = cls(store, range_index, attempt, clock, limits, retry)
         for _ in writer.open_steps():
             pass
         return writer
@@ -122,6 +153,10 @@ class SegmentWriter:
         """Records that are not in the chain yet."""
         return len(self._buffer)
 
+    def has_record(self, offset: int) -> bool:
+        """Whether the line at ``offset`` has a record, in the chain or on its way there."""
+        return offset in self.recorded or offset in self._buffer
+
     def append(self, record: Mapping[str, Any]) -> bool:
         """Take a record; flush if a limit is reached. A key that has a record already is ignored.
 
@@ -130,10 +165,10 @@ class SegmentWriter:
         flush then.
         """
         offset = key_of(record).offset
-        if not self.is_lost and offset not in self.recorded and offset not in self._buffer:
+        if not self.is_lost and not self.has_record(offset):
             if not self._buffer:
                 self._oldest_seconds = self._clock.now()
-            data = encode_record(record, self.attempt)
+            data = encode_record(record, self.attempt, self.retry)
             self._buffer[offset] = data
             self._buffer_bytes += len(data) + 1
         return self.flush_if_due()
@@ -160,7 +195,13 @@ class SegmentWriter:
                 f"{len(self.recorded)} records, {len(self._buffer)} not written"
                 + (", and a newer attempt writes it" if self.is_lost else "")
             )
-        return RangeSummary(self.range_index, self.counts, tuple(self._segments))
+        return RangeSummary(
+            self.range_index,
+            self.counts,
+            tuple(self._segments),
+            dict(self.failed_codes.most_common()),
+            self.num_copied,
+        )
 
     def open_steps(self) -> Iterator[None]:
         """Read the chain as far as it goes, whoever wrote it."""
@@ -170,7 +211,8 @@ class SegmentWriter:
                 data = self._store.get(self._next_key())
             except ObjectNotFoundError:
                 return
-            yield from self._take_in_steps(data)
+            newest = yield from self._take_in_steps(data)
+            self.is_lost = self.is_lost or newest[0] > self.retry
 
     def flush_steps(self) -> Iterator[None]:
         """Create the next segment, or read it if it is taken, until the buffer is empty."""
@@ -181,26 +223,31 @@ class SegmentWriter:
                 yield
                 data = self._store.get(key)
             newest = yield from self._take_in_steps(data)
-            if newest > self.attempt:
+            if newest > (self.retry, self.attempt):
                 self.is_lost = True
                 self._clear_buffer()
 
-    def _take_in_steps(self, data: bytes) -> Generator[None, None, Attempt]:
-        """Count the next segment as read, own or not; returns the attempt that wrote it."""
+    def _take_in_steps(self, data: bytes) -> Generator[None, None, tuple[int, Attempt]]:
+        """Count the next segment as read, own or not; returns the retry and the attempt that wrote
+        it. A segment that compaction has emptied tells of nobody."""
         key = self._next_key()
         records = list(read_records(key, data))
         yield from self._copy_errors_steps(key, records)
-        self._segments.append(
-            SegmentInfo(key, len(data), len(records), hashlib.sha256(data).hexdigest())
-        )
-        for head, _ in records:
+        heads = [head for head, _ in records]
+        self._segments.append(describe_segment(key, data, heads))
+        for head in heads:
             self._take_in(head)
-        return max((head.attempt for head, _ in records), default=self.attempt)
+        return max(((head.pipemax.retry, head.attempt) for head in heads), default=(0, _NOBODY))
 
     def _take_in(self, head: RecordHead) -> None:
+        if head.is_failed and head.pipemax.retry < self.retry:
+            return  # to be tried again
         offset = head.pipemax.offset
         if self.recorded.add(offset):
             self.counts += head.counts
+            self.num_copied += head.pipemax.is_copied
+            if (code := head.error_code) is not None:
+                self.failed_codes[code] += 1
         if (dropped := self._buffer.pop(offset, None)) is not None:
             self._buffer_bytes -= len(dropped) + 1
 
@@ -214,7 +261,8 @@ class SegmentWriter:
         yield
         if not self._store.exists(errors_key(key)):
             yield
-            self._store.put(errors_key(key), b"\n".join(failed) + b"\n")
+            # Never over what compaction has left there meanwhile.
+            self._store.put_if_absent(errors_key(key), b"\n".join(failed) + b"\n")
 
     def _next_key(self) -> str:
         return segment_key(self.range_index, len(self._segments))
