@@ -11,6 +11,8 @@
     ├── StageDiedError                69  StageDied            a stage process or its GPU died
     ├── InvariantError                70  InternalError        a bug: an invariant is broken
     ├── OutputError                   74  OutputFailed         the output store refused a write
+    ├── ModelDownloadError            74  ModelDownloadFailed  a model could not be fetched
+    ├── InputUnavailableError         74  InputUnavailable     the input's store does not answer
     ├── KVTierError                   74  KVTierFailed         host or NVMe tier could not be used
     ├── StoppedError                  75  Stopped              stopped on request; resumable
     └── RequestError                   -  (per request)        becomes a record, never ends the job
@@ -102,6 +104,23 @@ class OutputError(PipemaxError):
 
     exit_code = os.EX_IOERR
     reason = "OutputFailed"
+
+
+class ModelDownloadError(PipemaxError):
+    """A model that exists could not be fetched or kept: connection, disk, damaged bytes.
+
+    What was fetched is kept, and the next run goes on there.
+    """
+
+    exit_code = os.EX_IOERR
+    reason = "ModelDownloadFailed"
+
+
+class InputUnavailableError(PipemaxError):
+    """The store that holds the input does not answer; the input itself may be all right."""
+
+    exit_code = os.EX_IOERR
+    reason = "InputUnavailable"
 
 
 class KVTierError(PipemaxError):

@@ -9,26 +9,34 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import posixpath
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from pipemax_worker.dataset.object_store import ObjectInfo
 from pipemax_worker.dataset.places import local_path
+from pipemax_worker.dataset.s3_inputs import find_objects
+from pipemax_worker.dataset.s3_settings import parse_s3
 from pipemax_worker.errors import InputError, InputNotFoundError, OutputError
 
 _EDGE_BYTES = 64 * 1024
 _SAMPLE_BYTES = 4 * 1024
 _NUM_SAMPLES = 16
 _FOLDER_PATTERNS = ("*.jsonl", "*.jsonl.gz")
+_ETAG_PREFIX = "etag:"
+_BUCKETS = "/s3:"
 
 
 class InputFile(msgspec.Struct, frozen=True):
     """One input file. ``name``, ``size_bytes`` and ``content_hash`` identify it across machines.
 
-    content_hash  SHA-256 of its two ends and of samples between (:func:`hash_content`).
-    path          where it lies here; ``modified_ns`` its time stamp here: a quick sign of change.
+    content_hash  SHA-256 of its two ends and of samples between (:func:`hash_content`); of an
+                  object in a bucket ``etag:`` and its ETag.
+    path          where it lies here (a path, or ``s3://bucket/key``); ``modified_ns`` the time
+                  stamp of a local file: a quick sign of change.
     """
 
     name: str
@@ -41,19 +49,33 @@ class InputFile(msgspec.Struct, frozen=True):
     def is_compressed(self) -> bool:
         return self.name.endswith(".gz")
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies in a bucket."""
+        return self.path.startswith("s3://")
+
+    @property
+    def etag(self) -> str:
+        """Of a remote file; else empty."""
+        return self.content_hash.removeprefix(_ETAG_PREFIX) if self.is_remote else ""
+
 
 def discover_inputs(places: Sequence[str | Path]) -> tuple[InputFile, ...]:
     """All files of ``places``, sorted by name: each a file, a folder (its ``*.jsonl`` and
-    ``*.jsonl.gz``) or a glob (``**`` goes down folders).
+    ``*.jsonl.gz``) or a glob (``**`` goes down folders), local or ``s3://bucket/key``.
 
     An empty file is legal and has no requests. Raises InputNotFoundError for a place where nothing
-    is found, InputError if a file cannot be read or all files together hold no byte.
+    is found, InputError if a file cannot be read or all files together hold no byte,
+    InputUnavailableError if a store does not answer.
     """
-    paths = sorted({path for place in places for path in _expand(place)})
-    if not paths:
+    found = {path: file for place in places for path, file in _find(place)}
+    if not found:
         raise InputNotFoundError("no input is given; name a file, a folder or a glob in input.uri")
-    parent = os.path.commonpath([os.path.dirname(path) for path in paths])
-    files = [_describe(path, os.path.relpath(path, parent)) for path in paths]
+    parent = posixpath.commonpath([posixpath.dirname(path) for path in found])
+    files = [
+        _describe(path, posixpath.relpath(path, parent), info)
+        for path, info in sorted(found.items())
+    ]
     if not any(file.size_bytes for file in files):
         shown = ", ".join(str(place) for place in places)
         raise InputError(f"{shown}: no requests: the input is empty (0 bytes)")
@@ -84,14 +106,20 @@ def _sampled_areas(size_bytes: int) -> Iterable[tuple[int, int]]:
             yield _EDGE_BYTES + between * number // _NUM_SAMPLES, _SAMPLE_BYTES
 
 
+def _find(place: str | Path) -> list[tuple[str, ObjectInfo | None]]:
+    """Each file under an absolute path; buckets count as folders under ``/s3:``."""
+    location = parse_s3(place) if isinstance(place, str) else None
+    if location is None:
+        return [(path, None) for path in _expand(place)]
+    objects = find_objects(location, _FOLDER_PATTERNS)
+    return [(f"{_BUCKETS}/{location.bucket}/{info.key}", info) for info in objects]
+
+
 def _expand(place: str | Path) -> list[str]:
     try:
         path = os.path.abspath(local_path(place))
-    except OutputError:
-        raise InputNotFoundError(
-            f"{place}: only local paths (and file://) can be read by this version; "
-            "mount the storage and give its path"
-        ) from None
+    except OutputError as error:
+        raise InputNotFoundError(str(error)) from None
     if os.path.isdir(path):
         return _expand_folder(path)
     if os.path.exists(path):
@@ -115,7 +143,14 @@ def _expand_folder(folder: str) -> list[str]:
     return found
 
 
-def _describe(path: str, name: str) -> InputFile:
+def _describe(path: str, name: str, info: ObjectInfo | None) -> InputFile:
+    if info is not None:
+        uri = f"s3:/{path.removeprefix(_BUCKETS)}"
+        return InputFile(name, info.size_bytes, f"{_ETAG_PREFIX}{info.etag}", uri)
+    return _describe_local(path, name)
+
+
+def _describe_local(path: str, name: str) -> InputFile:
     try:
         name.encode()
         status = os.stat(path)

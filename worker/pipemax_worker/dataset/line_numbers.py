@@ -6,14 +6,12 @@ there. Counts are kept at the places asked for, so that asking in order costs on
 
 from __future__ import annotations
 
-import zlib
 from bisect import bisect_right
 from typing import BinaryIO
 
 from pipemax_worker.dataset.inputs import InputFile
 from pipemax_worker.dataset.ranges import InputRange
-from pipemax_worker.dataset.reader import Line, open_text_bytes
-from pipemax_worker.errors import InputError
+from pipemax_worker.dataset.reader import Line, named_read_errors, open_text_bytes
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -44,12 +42,9 @@ class LineNumbers:
         nearest = bisect_right(offsets, offset) - 1
         start, count = offsets[nearest], counts[nearest]
         if start < offset:
-            try:
-                with open_text_bytes(file) as stream:
-                    stream.seek(start)
-                    count += _count_line_ends(stream, offset - start)
-            except (OSError, EOFError, zlib.error) as error:
-                raise InputError(f"{file.path}: cannot be read: {error}") from error
+            with named_read_errors(file), open_text_bytes(file, offset) as stream:
+                stream.seek(start)
+                count += _count_line_ends(stream, offset - start)
             offsets.insert(nearest + 1, offset)
             counts.insert(nearest + 1, count)
         return count + 1

@@ -6,7 +6,9 @@ and the file's buffer, whatever the input's size.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import msgspec
 from pipemax_worker.contract.request import RecordKey
 from pipemax_worker.dataset.inputs import InputFile, hash_content
 from pipemax_worker.dataset.ranges import InputRange
+from pipemax_worker.dataset.s3_inputs import check_object_unchanged, open_object
 from pipemax_worker.errors import InputError
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -51,14 +54,13 @@ class RangeReader:
 
     def __iter__(self) -> Iterator[Line]:
         file = self._range.file
-        try:
-            check_unchanged(file)
-            with open_text_bytes(file) as stream:
+        with named_read_errors(file):
+            if not file.is_remote:  # there every read checks it
+                check_unchanged(file)
+            with open_text_bytes(file, self._range.end) as stream:
                 yield from self._lines(stream)
-            check_unchanged(file)
-        except (OSError, EOFError, zlib.error) as error:
-            kind = "is no valid gzip file" if file.is_compressed else "cannot be read"
-            raise InputError(f"{file.path}: {kind}: {error}") from error
+            if not file.is_remote:
+                check_unchanged(file)
 
     def _lines(self, stream: BinaryIO) -> Iterator[Line]:
         offset = self._find_first_line(stream)
@@ -113,15 +115,39 @@ class RangeReader:
         return skipped
 
 
-def open_text_bytes(file: InputFile) -> BinaryIO:
-    """The file's bytes, decompressed where it is compressed."""
+def open_text_bytes(file: InputFile, end: int | None = None) -> BinaryIO:
+    """The file's bytes, decompressed where it is compressed (several members are one text).
+
+    ``end`` is where the reader means to stop: little beyond it is fetched from a store.
+    """
+    if file.is_remote:
+        end = None if file.is_compressed else end
+        stream = open_object(file.path, file.etag, file.size_bytes, end)
+        return cast(BinaryIO, _RemoteGzip(stream) if file.is_compressed else stream)
     if file.is_compressed:
         return cast(BinaryIO, gzip.open(file.path, "rb"))
     return open(file.path, "rb", buffering=_BUFFER_BYTES)
 
 
+@contextlib.contextmanager
+def named_read_errors(file: InputFile) -> Iterator[None]:
+    """What reading ``file`` can raise, as InputError."""
+    try:
+        yield
+    except EOFError as error:
+        raise InputError(
+            f"{file.path}: the gzip file is cut off: {error}; copy or compress it again, whole"
+        ) from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{file.path}: is no valid gzip file: {error}") from error
+    except OSError as error:
+        raise InputError(f"{file.path}: cannot be read: {error}") from error
+
+
 def check_unchanged(file: InputFile) -> None:
-    """Raise InputError if the file on disk is not what ``file`` describes."""
+    """Raise InputError if the file on disk, or in its bucket, is not what ``file`` describes."""
+    if file.is_remote:
+        return check_object_unchanged(file.path, file.etag)
     status = os.stat(file.path)
     if status.st_size == file.size_bytes and status.st_mtime_ns == file.modified_ns:
         return
@@ -135,6 +161,18 @@ def check_unchanged(file: InputFile) -> None:
         f"{file.path}: the input changed while the job runs: {what}; "
         "restore the file, or run the changed input with a new output"
     )
+
+
+class _RemoteGzip(gzip.GzipFile):
+    """Closes the stream under it too."""
+
+    def __init__(self, stream: io.BufferedReader) -> None:
+        super().__init__(fileobj=stream)
+        self._stream = stream
+
+    def close(self) -> None:
+        super().close()
+        self._stream.close()
 
 
 def _without_line_end(data: bytes) -> bytes:

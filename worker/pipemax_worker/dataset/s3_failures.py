@@ -18,6 +18,8 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 
+from pipemax_worker.errors import OutputError
+
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
@@ -71,6 +73,14 @@ class Failure(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.kind.value} ({self.detail})" if self.detail else self.kind.value
+
+
+class S3RequestError(OutputError):
+    """A request failed for good; ``kind`` says why."""
+
+    def __init__(self, message: str, kind: FailureKind) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 REQUEST_ERRORS = (BaseError, OSError, ValueError)

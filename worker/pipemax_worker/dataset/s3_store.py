@@ -44,6 +44,7 @@ from pipemax_worker.dataset.s3_failures import (
     REQUEST_ERRORS,
     Failure,
     FailureKind,
+    S3RequestError,
     classify_failure,
 )
 from pipemax_worker.dataset.s3_probe import prove_conditional_writes
@@ -249,9 +250,10 @@ class S3Store:
         if failure.kind is FailureKind.CHANGED:
             return ObjectChangedError(f"{name}: {failure}")
         tried = f"tried {backoff.num_tries} times in {backoff.elapsed_seconds:.0f} s, "
-        return OutputError(
+        return S3RequestError(
             f"could not {verb} {name} at {self._server}: "
-            f"{tried if failure.is_temporary else ''}{failure}; {failure.advice}"
+            f"{tried if failure.is_temporary else ''}{failure}; {failure.advice}",
+            failure.kind,
         )
 
     def _backoff(self) -> Backoff:

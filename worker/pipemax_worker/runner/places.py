@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipemax_worker.errors import JobFileError, ModelNotFoundError
+from pipemax_worker.errors import ModelNotFoundError
 from pipemax_worker.job.inference_job import InferenceJob
 from pipemax_worker.job.resolve import HubId, resolve_model, resolve_nvme, resolve_place
 
@@ -29,10 +29,9 @@ def resolve_places(job: InferenceJob, job_file: Path, mounts: Mapping[str, str])
     spec = job.spec
     base = job_file.resolve().parent
     nvme = spec.kv_cache.nvme
-    field = "spec.input.uri" if spec.input.uris is None else "spec.input.uris"
     return Places(
         model_folder=_model_folder(spec.model.uri, base, mounts),
-        inputs=tuple(_mounted_place(field, uri, base, mounts) for uri in spec.input.all_uris),
+        inputs=tuple(resolve_place(uri, base, mounts) for uri in spec.input.all_uris),
         output=resolve_output(job, job_file, mounts),
         nvme_folder=None if nvme is None else resolve_nvme(nvme, mounts),
     )
@@ -41,17 +40,7 @@ def resolve_places(job: InferenceJob, job_file: Path, mounts: Mapping[str, str])
 def resolve_output(job: InferenceJob, job_file: Path, mounts: Mapping[str, str]) -> str:
     """The output's place alone: for commands that read results. Raises JobFileError."""
     base = job_file.resolve().parent
-    return _mounted_place("spec.output.uri", job.spec.output.uri, base, mounts)
-
-
-def _mounted_place(field: str, uri: str, base: Path, mounts: Mapping[str, str]) -> str:
-    place = resolve_place(uri, base, mounts)
-    if place.startswith("s3://"):
-        raise JobFileError(
-            f"{field}: found {uri!r}: object stores are not supported by this version; "
-            "mount the bucket and give its path"
-        )
-    return place
+    return resolve_place(job.spec.output.uri, base, mounts)
 
 
 def _model_folder(uri: str, base: Path, mounts: Mapping[str, str]) -> Path:

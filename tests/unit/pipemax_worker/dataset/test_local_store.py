@@ -191,5 +191,5 @@ def test_open_store_takes_paths_and_file_uris(tmp_path: Path) -> None:
 
 
 def test_open_store_refuses_other_schemes_by_name() -> None:
-    with pytest.raises(OutputError, match=r"s3://bucket/key.*local paths"):
-        open_store("s3://bucket/key")
+    with pytest.raises(OutputError, match=r"gs://bucket/key: expected a path.*s3://bucket/prefix"):
+        open_store("gs://bucket/key")
