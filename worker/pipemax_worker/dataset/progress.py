@@ -82,5 +82,11 @@ def segment_keys_by_range(store: ObjectStore) -> dict[int, list[str]]:
     return {range_index: list(group) for range_index, group in groupby(keys, _range_index_of)}
 
 
+def segment_keys_of_range(store: ObjectStore, range_index: int) -> list[str]:
+    """The same for one range."""
+    keys = store.list(f"{RESULTS_PREFIX}{range_index:08d}-")
+    return [key for key in keys if _SEGMENT_KEY.fullmatch(key)]
+
+
 def _range_index_of(key: str) -> int:
     return int(key.removeprefix(RESULTS_PREFIX).partition("-")[0])
