@@ -20,13 +20,14 @@ class Accounting:
         self.num_generated_tokens = 0
         self.num_cached_tokens = 0
         self.num_recomputed_tokens = 0
+        self.num_restored_tokens = 0
         self.num_batched_tokens = 0
         self.num_invalidated_blocks = 0
         self.prefetch_budget_bytes = 0
         self._num_preemptions = dict.fromkeys(PreemptionKind, 0)
         self._copies: dict[tuple[Tier, Tier], tuple[int, float]] = {}
         self._lookups: dict[Tier | None, int] = dict.fromkeys((*Tier, None), 0)
-        self._stages = [(0.0, 0.0, 0.0)] * num_stages
+        self._stages = [(0.0, 0.0, 0.0, 0.0)] * num_stages
 
     def note_prefill(self, state: RequestState, num_new_tokens: int) -> None:
         """Before the row counts in ``state``: what it computes anew and what once more."""
@@ -36,6 +37,11 @@ class Accounting:
         self.num_recomputed_tokens += max(0, known - start)
         first_new = max(start, state.num_ever_computed)
         self.num_prompt_tokens += max(0, min(end, state.num_prompt_tokens) - first_new)
+
+    def note_restored(self, state: RequestState) -> None:
+        """The request runs again: what an earlier run left of its KV was of use, once."""
+        self.num_restored_tokens += min(state.num_parked_tokens, state.num_computed_tokens)
+        state.num_parked_tokens = 0
 
     def note_lookup(self, tiers: Iterable[Tier | None], num_missed: int) -> None:
         for tier in tiers:
@@ -54,11 +60,12 @@ class Accounting:
             )
 
     def note_report(self, report: StageReport) -> None:
-        compute, stall, wait = self._stages[report.stage]
+        compute, stall, wait, grammar_wait = self._stages[report.stage]
         self._stages[report.stage] = (
             compute + report.compute_seconds,
             stall + report.stall_seconds,
             wait + report.wait_seconds,
+            grammar_wait + report.grammar_wait_seconds,
         )
 
     def snapshot(self) -> EngineStatistics:
@@ -69,6 +76,7 @@ class Accounting:
             num_generated_tokens=self.num_generated_tokens,
             num_cached_tokens=self.num_cached_tokens,
             num_recomputed_tokens=self.num_recomputed_tokens,
+            num_restored_tokens=self.num_restored_tokens,
             num_batched_tokens=self.num_batched_tokens,
             num_preemptions_by_move=self._num_preemptions[PreemptionKind.MOVE],
             num_preemptions_by_recompute=self._num_preemptions[PreemptionKind.RECOMPUTE],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pipemax_worker.contract.clock import Clock
 from pipemax_worker.contract.messages import (
@@ -23,6 +23,7 @@ from pipemax_worker.contract.request import (
 from pipemax_worker.contract.statistics import EngineStatistics, StepRecord
 from pipemax_worker.engine.liveness import Liveness, suspect_messages
 from pipemax_worker.engine.message import Plan
+from pipemax_worker.engine.parking import ParkedRequest
 from pipemax_worker.engine.scheduler import Scheduler
 from pipemax_worker.engine.step_records import StepRecorder
 from pipemax_worker.errors import InvariantError, PipemaxError, error_from_reason
@@ -82,14 +83,52 @@ class Engine:
         while len(self.in_flight) < self._max_in_flight and (
             plan := self.scheduler.schedule(self.clock.now())
         ):
-            self.executor.submit(plan.stage_input)
-            self.in_flight.append(plan)
-            self._records.start(plan)
-        events = self._collect()
+            self._submit(plan)
+        self._learn(self._wait_seconds())
+        return self.scheduler.take_finished()
+
+    def adopt(self, parked: Iterable[RequestProgress]) -> None:
+        """Before the first request: KV that an earlier run has left in the NVMe tier. Requests that
+        are added with this progress go on from it; release the KV of those that do not come."""
+        self.scheduler.parking.adopt(parked)
+
+    def settle(self, until: float) -> bool:
+        """Schedule nothing more and let what is in flight come back; whether all of it has, by
+        ``until`` on the engine's clock. ``take_finished`` has what finished by it."""
+        if (plan := self.scheduler.schedule_copies()) is not None:
+            self._submit(plan)
+        while self.in_flight or self.scheduler.has_pending_copies:
+            if (seconds_left := until - self.clock.now()) <= 0:
+                return False
+            self._learn(min(self.timeout_seconds, seconds_left))
+        return True
+
+    def park(self, until: float) -> tuple[ParkedRequest, ...]:
+        """After ``settle``: move the KV of unfinished requests to NVME, as far as ``until`` allows.
+
+        Returns those that have KV there or outputs. The engine is of no use after it. Raises as
+        ``step``.
+        """
+        parking = self.scheduler.parking
+        parking.start()
+        while not parking.is_done and (seconds_left := until - self.clock.now()) > 0:
+            while len(self.in_flight) < self._max_in_flight and (
+                plan := self.scheduler.schedule_parking(seconds_left)
+            ):
+                self._submit(plan)
+            self._learn(min(self.timeout_seconds, seconds_left))
+        return parking.parked()
+
+    def _submit(self, plan: Plan) -> None:
+        self.executor.submit(plan.stage_input)
+        self.in_flight.append(plan)
+        self._records.start(plan)
+
+    def _learn(self, timeout_seconds: float) -> None:
+        events = self._collect(timeout_seconds)
         for event in events:
             self._dispatch(event)
         self._raise_deaths(events)
-        return self.scheduler.take_finished()
 
     def take_finished(self) -> list[FinishedRequest]:
         """Requests that finished in a ``step`` that raised."""
@@ -135,8 +174,7 @@ class Engine:
         is_waiting = self.in_flight or self.scheduler.has_pending_copies
         return self.timeout_seconds if is_waiting else 0.0
 
-    def _collect(self) -> Sequence[ExecutorEvent]:
-        timeout_seconds = self._wait_seconds()
+    def _collect(self, timeout_seconds: float) -> Sequence[ExecutorEvent]:
         start_seconds = self.clock.now()
         events = self.executor.collect(timeout_seconds)
         if events or not timeout_seconds:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipemax_worker.contract.messages import SampledToken
-from pipemax_worker.contract.request import FinishedRequest, FinishReason
+from pipemax_worker.contract.request import FinishedRequest, FinishReason, RequestProgress
 from pipemax_worker.engine.accounting import Accounting
 from pipemax_worker.engine.admission import Admission
 from pipemax_worker.engine.config import SchedulerConfig
@@ -18,6 +18,7 @@ from pipemax_worker.engine.outputs import append_token, build_finished
 from pipemax_worker.engine.prefix_sharing import PrefixSharing
 from pipemax_worker.engine.request_state import PreemptionKind, RequestState, RequestStatus
 from pipemax_worker.engine.residency import Residency
+from pipemax_worker.engine.restoration import Restoration
 from pipemax_worker.engine.transit import Transit
 from pipemax_worker.errors import RequestError
 from pipemax_worker.kvcache.block_manager import BlockManager
@@ -45,6 +46,7 @@ class Lifecycle:
         self.sharing = PrefixSharing(manager, config.block_tokens, config.prefix_sharing)
         self.admission = Admission(config, manager, self.residency, self.sharing)
         self.transit = Transit(manager, self.residency)
+        self._restoration = Restoration(manager, self.residency, self.sharing, config.block_tokens)
         self._config = config
         self._manager = manager
         self._finished: list[FinishedRequest] = []
@@ -55,10 +57,14 @@ class Lifecycle:
         num_marked = sum(len(state.block_ids) for state in self.marked.values())
         return num_marked + self.transit.num_leaving_blocks
 
-    def add(self, state: RequestState) -> None:
+    def add(self, state: RequestState, progress: RequestProgress | None = None) -> None:
+        """``progress`` is what ``state`` has resumed; KV that it names is taken up."""
         self.states[state.request_id] = state
-        self.admission.waiting[state.request_id] = state
         self.num_unfinished += 1
+        if progress is not None and self._restoration.restore(state, progress):
+            self.admission.returning[state.request_id] = state
+        else:
+            self.admission.waiting[state.request_id] = state
 
     # --- into a micro-batch
 
@@ -107,7 +113,11 @@ class Lifecycle:
         self.transit.lift(state, draft)
         state.status = RequestStatus.RUNNING
         if not unavailable:
-            self.micro_batches.add(state, micro_batch_id)
+            self._join(state, micro_batch_id)
+
+    def _join(self, state: RequestState, micro_batch_id: int) -> None:
+        self.accounting.note_restored(state)
+        self.micro_batches.add(state, micro_batch_id)
 
     def fetch_again(self, state: RequestState, draft: MessageDraft) -> None:
         """Some of a running request's KV has moved down to NVME with another request's."""
@@ -156,7 +166,7 @@ class Lifecycle:
             self._give_up_kv(state)
         arrived = self.transit.take_arrived()
         for state in arrived:
-            self.micro_batches.add(state, self.micro_batches.lightest())
+            self._join(state, self.micro_batches.lightest())
         return bool(parked or stranded or arrived)
 
     # --- backwards

@@ -5,13 +5,17 @@ from __future__ import annotations
 from pipemax_worker.contract.messages import SampledToken
 from pipemax_worker.contract.request import FinishedRequest, FinishReason
 from pipemax_worker.engine.request_state import RequestState
+from pipemax_worker.errors import RequestError
 
 
 def append_token(state: RequestState, sampled: SampledToken) -> FinishReason | None:
     """Take the next output token; the reason if the text ends with it.
 
-    A stop token is not part of the text. Raises what the stop checker raises.
+    A stop token is not part of the text. Raises what the stop checker raises, and RequestError
+    ``grammar_failed`` where the stage says so.
     """
+    if sampled.error is not None:
+        raise RequestError("grammar_failed", sampled.error, "body.response_format")
     sampling = state.request.sampling
     if sampled.token_id in sampling.stop_token_ids:
         return FinishReason.STOP

@@ -55,6 +55,7 @@ class RequestState:
     num_projected_blocks     of its own, for which admission keeps room.
     preemption               decided, and carried out once nothing of it is in flight.
     stored_tail_tokens       ``num_computed_tokens`` when its unfilled block was last stored.
+    num_parked_tokens        of an earlier run that are still to be counted as restored.
     """
 
     __slots__ = (
@@ -71,6 +72,7 @@ class RequestState:
         "num_computed_tokens",
         "num_ever_computed",
         "num_in_flight",
+        "num_parked_tokens",
         "num_projected_blocks",
         "num_prompt_tokens",
         "num_shared_blocks",
@@ -101,6 +103,7 @@ class RequestState:
         self.num_ever_computed = 0
         self.num_cached_tokens = 0
         self.num_in_flight = 0
+        self.num_parked_tokens = 0
         self.num_unknown_tokens = 0
         self.block_ids: list[int] = []
         self.block_hashes: list[bytes] = []
@@ -122,7 +125,8 @@ class RequestState:
         """Go on after outputs that another engine has generated. Call it once, at the start."""
         self.token_ids += progress.output_token_ids
         self.logprobs += progress.logprobs
-        # The last output's KV was not computed yet; without outputs, what was is not known.
+        # The last output's KV was not computed yet; without outputs only what was kept is known.
+        self.num_ever_computed = progress.num_computed_tokens
         if progress.output_token_ids:
             self.num_ever_computed = len(self.token_ids) - 1
         if self.stop_checker is not None:

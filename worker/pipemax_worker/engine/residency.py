@@ -46,6 +46,10 @@ class Residency:
     def attach(self, state: RequestState, block_ids: Sequence[int]) -> int:
         """Append found blocks; returns how many of them other requests hold already."""
         self._manager.touch(block_ids)
+        return self.hold(state, block_ids)
+
+    def hold(self, state: RequestState, block_ids: Sequence[int]) -> int:
+        """Append blocks whose references are the request's already; the same result."""
         num_shared = 0
         for block_id in block_ids:
             holders = self.held.setdefault(block_id, {})

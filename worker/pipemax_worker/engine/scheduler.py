@@ -24,6 +24,7 @@ from pipemax_worker.contract.statistics import EngineStatistics
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.lifecycle import Lifecycle
 from pipemax_worker.engine.message import MessageDraft, Plan
+from pipemax_worker.engine.parking import Parking
 from pipemax_worker.engine.request_state import RequestState
 from pipemax_worker.engine.rotation import Rotation
 from pipemax_worker.engine.rows import RowBuilder
@@ -64,6 +65,7 @@ class Scheduler:
         self._rows = RowBuilder(config, block_manager, self._lifecycle, self._rotation)
         self._views = ViewBuilder(config, block_manager, self._lifecycle, estimator, links)
         self._stall = StallBreaker(block_manager, self._lifecycle, self._rotation)
+        self.parking = Parking(config, block_manager, self._lifecycle, estimator, links)
         self._draft = MessageDraft()
         self._next_request_id = 0
         self._next_sequence = 0
@@ -90,7 +92,7 @@ class Scheduler:
         state = RequestState(request_id, request, stop_checker)
         if progress is not None:
             state.resume(progress)
-        self._lifecycle.add(state)
+        self._lifecycle.add(state, progress)
         return request_id
 
     @property
@@ -152,7 +154,7 @@ class Scheduler:
                 break
         if self._num_in_flight == 0 and self.has_unfinished_requests:
             return self._break_stall(now)
-        return self._send(self._next_micro_batch_id) if self._draft.has_copies else None
+        return self.schedule_copies()
 
     def _turn_order(self) -> Iterator[int]:
         num = self.config.num_micro_batches
@@ -225,6 +227,16 @@ class Scheduler:
             self._next_micro_batch_id = (micro_batch_id + 1) % num
         return plan
 
+    def schedule_copies(self) -> Plan | None:
+        """A message with the copies that were ordered and not sent yet; None if there are none."""
+        return self._send(self._next_micro_batch_id) if self._draft.has_copies else None
+
+    def schedule_parking(self, seconds_left: float) -> Plan | None:
+        """After ``parking.start``: the next message of it, or None if nothing is to be ordered
+        before more is known."""
+        self.parking.advance(self._draft, seconds_left)
+        return self.schedule_copies()
+
     # --- what comes back
 
     def update_from_report(self, report: StageReport, shape: BatchShape | None) -> None:
@@ -239,6 +251,7 @@ class Scheduler:
         lifecycle.accounting.note_report(report)
         lifecycle.accounting.note_copies(completed)
         lifecycle.transit.note_completed(completed)
+        self.parking.note_completed(completed)
         for copy in completed:
             if copy.target is Tier.NVME:
                 lifecycle.residency.note_demoted(copy.block_ids)
