@@ -88,6 +88,10 @@ class FakeEngine:
     def statistics(self) -> EngineStatistics:
         return EngineStatistics(num_steps=self.num_steps, num_generated_tokens=3 * self.num_steps)
 
+    @property
+    def num_restarts(self) -> int:
+        return 0
+
     def take_step_records(self) -> list[StepRecord]:
         return [StepRecord(self.num_steps, 4, 2, 0.001)]
 

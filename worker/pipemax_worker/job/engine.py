@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipemax_worker.job.quantities import PositiveQuantity
+from pipemax_worker.job.quantities import Duration, PositiveQuantity
 from pipemax_worker.job.section import Section
 
 
@@ -58,6 +58,10 @@ class EngineSpec(Section):
     policy: Literal["fused"] = "fused"
     """How micro-batches are composed. `fused`: prefill in pieces beside decoding, micro-batches
     balanced by predicted time."""
+
+    step_timeout: Duration = 600
+    """How long all stages may be silent while they have work. Then the one that is furthest behind
+    hangs: the pipeline is started again, and what it was at is treated as what killed it."""
 
     prefix_sharing: bool = True
     """Compute and keep the KV of a beginning that several prompts share only once."""

@@ -105,6 +105,12 @@ class PipelineExecutor:
         self._poll(timeout_seconds)
         return self._receive_events() + self._find_dead_stages()
 
+    def kill(self) -> None:
+        """End all stages at once, whatever they are doing; ``drain`` does the rest."""
+        for process in self._processes.values():
+            if process.is_alive():
+                process.kill()
+
     def drain(self) -> None:
         """Let the stages finish what was submitted and exit; kill those that do not. Then remove
         sockets and KV files. What the stages still say is dropped. Idempotent."""

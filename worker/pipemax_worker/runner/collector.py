@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from pipemax_worker.contract.request import FinishedRequest
+from pipemax_worker.contract.request import FinishedRequest, RecordKey, StopChecker
 from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.line_numbers import LineNumbers
 from pipemax_worker.dataset.reader import Line
@@ -58,6 +58,11 @@ class Collector:
         """``line``'s requests are about to be given to the engine."""
         work.pending[line.key] = PendingLine(line, prepared)
 
+    def stop_checker(self, key: RecordKey, choice: int) -> StopChecker | None:
+        """A fresh one for a request that goes on in another engine."""
+        found = self._find(key)
+        return None if found is None else found[1].prepared.stop_checker(choice)
+
     def add_failed(self, work: RangeWork, line: Line, error: RequestError) -> None:
         """A line that cannot become a request gets its error record. Raises OutputError."""
         number = self._line_numbers.number_of(line, work.input_range)
@@ -69,7 +74,7 @@ class Collector:
     def add_finished(self, finished: Sequence[FinishedRequest]) -> None:
         """Records for the lines whose choices have all finished. Raises OutputError."""
         for one in finished:
-            found = self._find(one)
+            found = self._find(one.key)
             if found is None:
                 continue  # its range was lost to a newer attempt
             work, pending = found
@@ -97,9 +102,9 @@ class Collector:
         """Bytes of lines that have a record, in ranges that are not done."""
         return sum(work.bytes_done for work in self._open.values())
 
-    def _find(self, finished: FinishedRequest) -> tuple[RangeWork, PendingLine] | None:
-        for work in self._work_of_file.get(finished.key.file, ()):
-            if (pending := work.pending.get(finished.key)) is not None:
+    def _find(self, key: RecordKey) -> tuple[RangeWork, PendingLine] | None:
+        for work in self._work_of_file.get(key.file, ()):
+            if (pending := work.pending.get(key)) is not None:
                 return work, pending
         return None
 

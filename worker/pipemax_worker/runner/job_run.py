@@ -9,12 +9,12 @@ from pipemax_worker.contract.clock import Clock
 from pipemax_worker.contract.statistics import StepRecord
 from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.records import RecordCounts
-from pipemax_worker.engine.engine import Engine
 from pipemax_worker.errors import PipemaxError, StoppedError
 from pipemax_worker.job.spec import ErrorPolicySpec
 from pipemax_worker.runner.collector import Collector
 from pipemax_worker.runner.failures import check_failures
 from pipemax_worker.runner.feed import RequestFeed
+from pipemax_worker.runner.recovering_engine import RecoveringEngine
 from pipemax_worker.runner.signals import StopRequest
 from pipemax_worker.telemetry.display import Display
 from pipemax_worker.telemetry.progress import ProgressSnapshot
@@ -32,7 +32,7 @@ class JobRun:
     def __init__(
         self,
         job_name: str,
-        engine: Engine,
+        engine: RecoveringEngine,
         feed: RequestFeed,
         collector: Collector,
         ledger: Ledger,
@@ -135,6 +135,7 @@ class JobRun:
             failed_reasons=dict(collector.failed_reasons),
             output_place=self._output_place,
             input_bytes_found=self._bytes_before,
+            num_pipeline_restarts=self._engine.num_restarts,
         )
 
 

@@ -28,6 +28,8 @@ from pipemax_worker.runner.job_run import JobRun
 from pipemax_worker.runner.nvme_folder import nvme_run_folder
 from pipemax_worker.runner.options import RunOptions
 from pipemax_worker.runner.preparation import PreparedJob, build_processor, prepare_job
+from pipemax_worker.runner.recovering_engine import RecoveringEngine
+from pipemax_worker.runner.restart import RestartablePipeline
 from pipemax_worker.runner.serving import Served, serve_telemetry
 from pipemax_worker.runner.session import Session, open_session
 from pipemax_worker.runner.signals import StopRequest, stop_on_signals
@@ -80,11 +82,12 @@ def _run(
 ) -> str:
     served = Served(prepared.job.metadata.name)
     with contextlib.ExitStack() as stack:
+        stack.callback(processor.close)
         with stop.interrupting():
             stack.enter_context(serve_telemetry(options, served, display.message))
-            session = _start_session(prepared, stack, display)
+            pipeline = _start_pipeline(prepared, stack, stop, display)
         ledger = open_ledger(prepared, store)
-        run = _build_run(prepared, processor, store, ledger, session, served, display)
+        run = _build_run(prepared, processor, store, ledger, pipeline, served, display)
         spec = prepared.job.spec
         snapshot = run.run(stop, spec.error_policy, spec.deadline)
     if not ledger.is_finished:
@@ -97,7 +100,9 @@ def _run(
     return render_summary(snapshot)
 
 
-def _start_session(prepared: PreparedJob, stack: contextlib.ExitStack, display: Display) -> Session:
+def _start_pipeline(
+    prepared: PreparedJob, stack: contextlib.ExitStack, stop: StopRequest, display: Display
+) -> RestartablePipeline:
     """Start the pipeline; ``stack`` ends it. Raises what ``open_session`` raises, and JobFileError,
     KVTierError."""
     job, places = prepared.job, prepared.places
@@ -108,11 +113,14 @@ def _start_session(prepared: PreparedJob, stack: contextlib.ExitStack, display: 
     )
     for line in describe_start(job, settings):
         display.message(line)
-    session = stack.enter_context(
-        open_session(settings, on_ready=lambda ready: display.message(describe_stage(ready)))
-    )
-    display.message(describe_tiers(session.geometry))
-    return session
+
+    def open_pipeline() -> contextlib.AbstractContextManager[Session]:
+        return open_session(settings, lambda ready: display.message(describe_stage(ready)))
+
+    pipeline = RestartablePipeline(open_pipeline, display.message, stop.interrupting)
+    stack.enter_context(pipeline)
+    display.message(describe_tiers(pipeline.session.geometry))
+    return pipeline
 
 
 def _build_run(
@@ -120,12 +128,12 @@ def _build_run(
     processor: PromptProcessor,
     store: ObjectStore,
     ledger: Ledger,
-    session: Session,
+    pipeline: RestartablePipeline,
     served: Served,
     display: Display,
 ) -> JobRun:
     job, clock = prepared.job, MonotonicClock()
-    collector = Collector(ledger)
+    collector, session = Collector(ledger), pipeline.session
     look_ahead = job.spec.engine.look_ahead
     claims = RangeClaims(ledger, worker_name())
     feed = RequestFeed(store, claims, processor, collector, clock, look_ahead)
@@ -133,7 +141,7 @@ def _build_run(
     metrics = Metrics(lambda: run.snapshot, session.geometry, __version__, load_seconds)
     run = JobRun(
         job.metadata.name,
-        session.engine,
+        RecoveringEngine(pipeline, collector.stop_checker, display.message),
         feed,
         collector,
         ledger,

@@ -52,6 +52,7 @@ def open_session(
     pipeline = settings.pipeline
     geometry = build_geometry(pipeline, gpu_memory_bytes())
     executor = PipelineExecutor(build_stage_configs(pipeline, geometry))
+    engine: Engine | None = None
     try:
         stages = executor.start(on_ready)
         engine = Engine(
@@ -59,9 +60,12 @@ def open_session(
             build_scheduler(settings, geometry),
             clock or MonotonicClock(),
             COLLECT_TIMEOUT_SECONDS,
+            settings.step_timeout_seconds,
         )
         yield Session(engine, geometry, stages)
     finally:
+        if engine is not None and engine.deaths:
+            executor.kill()
         executor.drain()
 
 

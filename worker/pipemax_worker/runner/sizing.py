@@ -22,6 +22,7 @@ class SessionSettings(msgspec.Struct, frozen=True):
 
     max_num_running       sequences that hold KV at a time, all micro-batches together.
     growth_reserve_ratio  share of the expected output for which room is kept at admission.
+    step_timeout_seconds  silence of all stages after which one hangs; None: wait for ever.
     """
 
     pipeline: PipelineSettings
@@ -31,6 +32,7 @@ class SessionSettings(msgspec.Struct, frozen=True):
     max_num_running: int
     run_ahead: bool = False
     growth_reserve_ratio: float = 1.0
+    step_timeout_seconds: float | None = None
 
 
 def choose_device(wanted: str, num_gpus: int) -> str:
@@ -95,4 +97,5 @@ def derive_session_settings(
         policy=engine.policy,
         prefix_sharing=engine.prefix_sharing,
         max_num_running=max_num_running,
+        step_timeout_seconds=engine.step_timeout,
     )

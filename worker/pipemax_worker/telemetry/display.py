@@ -122,6 +122,13 @@ def _swap_line(statistics: EngineStatistics) -> str:
     return "moved: " + (", ".join(parts) if parts else "nothing yet")
 
 
+def _restart_lines(snapshot: ProgressSnapshot) -> list[str]:
+    number = snapshot.num_pipeline_restarts
+    if not number:
+        return []
+    return [f"  pipeline  started again {number} {'time' if number == 1 else 'times'}"]
+
+
 def render_summary(snapshot: ProgressSnapshot) -> str:
     """The last words of a run: what was done, how fast, what moved, where the results are."""
     statistics = snapshot.statistics
@@ -140,6 +147,7 @@ def render_summary(snapshot: ProgressSnapshot) -> str:
         f"  speed     {snapshot.tokens_per_second:.1f} generated tokens/s"
         f" over {format_seconds(snapshot.elapsed_seconds)}",
         f"  KV cache  {_swap_line(statistics)}",
+        *_restart_lines(snapshot),
         f"  results   {snapshot.output_place}",
     ]
     lines += [f"  warning   {warning}" for warning in snapshot.warnings]

@@ -12,7 +12,8 @@ class ProgressSnapshot(msgspec.Struct, frozen=True):
     """``input_bytes_*`` measure progress before the number of requests is known: requests are
     counted while they stream by, bytes are known from the start. ``*_seconds`` are since start.
     ``failed_reasons`` maps an error code to how many records carry it. ``input_bytes_found`` were
-    done by earlier runs: they are part of what is done, not of this run's rate."""
+    done by earlier runs: they are part of what is done, not of this run's rate.
+    ``num_pipeline_restarts`` counts what followed the death of a stage."""
 
     job_name: str
     phase: str
@@ -28,6 +29,7 @@ class ProgressSnapshot(msgspec.Struct, frozen=True):
     output_place: str = ""
     warnings: tuple[str, ...] = ()
     input_bytes_found: int = 0
+    num_pipeline_restarts: int = 0
 
     @property
     def fraction_done(self) -> float:
@@ -100,6 +102,7 @@ def progress_as_json(snapshot: ProgressSnapshot) -> bytes:
         "kvSwapBytes": {
             f"{tier_name(c.source)}-{tier_name(c.target)}": c.num_bytes for c in statistics.copies
         },
+        "pipelineRestarts": snapshot.num_pipeline_restarts,
         "output": snapshot.output_place,
         "warnings": list(snapshot.warnings),
     }

@@ -1,0 +1,76 @@
+"""A pipeline that can be started again, with the same settings, when it has died."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from types import TracebackType
+
+from pipemax_worker.errors import StageDiedError
+from pipemax_worker.runner.session import Session
+
+MAX_STARTS = 2
+"""Attempts at one restart: a pipeline that dies at its start twice in a row does not heal."""
+
+OpenPipeline = Callable[[], contextlib.AbstractContextManager[Session]]
+OpenInterrupting = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+class RestartablePipeline:
+    """Opens ``open_pipeline`` when entered, and ends what is open when left.
+
+    session       the last one that was opened; its engine answers questions after its end.
+    num_restarts  how often it was started again, at the last restart's last attempt.
+    interrupting  a restart runs inside it: what ends one early (a stop) is raised in there.
+    """
+
+    def __init__(
+        self,
+        open_pipeline: OpenPipeline,
+        say: Callable[[str], None],
+        interrupting: OpenInterrupting = contextlib.nullcontext,
+    ) -> None:
+        self._open_pipeline = open_pipeline
+        self._say = say
+        self._interrupting = interrupting
+        self._stack = contextlib.ExitStack()
+        self.session: Session
+        self.is_open = False
+        self.num_restarts = 0
+
+    def __enter__(self) -> RestartablePipeline:
+        self._open()
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End stages and engine; what the engine knows can still be asked for. Idempotent."""
+        self.is_open = False
+        self._stack.close()
+
+    def restart(self) -> None:
+        """Start it again. Raises StageDiedError if it dies ``MAX_STARTS`` times while it starts,
+        and at once what cannot heal: KVTierError, ModelNotFoundError, UnsupportedModelError."""
+        self.close()
+        with self._interrupting():
+            for number in range(1, MAX_STARTS + 1):
+                self.num_restarts += 1
+                try:
+                    self._open()
+                except StageDiedError as error:
+                    if number == MAX_STARTS:
+                        raise
+                    self._say(f"{error}; the pipeline died while it started, and is started again")
+                else:
+                    return
+
+    def _open(self) -> None:
+        self.session = self._stack.enter_context(self._open_pipeline())
+        self.is_open = True
