@@ -8,12 +8,12 @@ from typing import Any
 from kit.fake_run import FakeEngine
 from kit.jobs import JobFolder
 from kit.store import ManualClock, MemoryStore
+from pipemax_worker.dataset.chain import RESULTS_PREFIX
 from pipemax_worker.dataset.claims import RangeClaims
 from pipemax_worker.dataset.fingerprint import build_fingerprint
 from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.ranges import MIN_RANGE_BYTES
 from pipemax_worker.dataset.records import RecordHead, read_records
-from pipemax_worker.dataset.segments import RESULTS_PREFIX
 from pipemax_worker.runner.collector import Collector
 from pipemax_worker.runner.feed import RequestFeed
 from pipemax_worker.runner.preparation import build_processor, prepare_job

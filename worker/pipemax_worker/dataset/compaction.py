@@ -16,14 +16,9 @@ from collections.abc import Generator, Iterator
 
 import msgspec
 
+from pipemax_worker.dataset.chain import RangeSummary, SegmentInfo, describe_segment, errors_key
 from pipemax_worker.dataset.object_store import ObjectStore
 from pipemax_worker.dataset.records import read_records
-from pipemax_worker.dataset.segments import (
-    RangeSummary,
-    SegmentInfo,
-    describe_segment,
-    errors_key,
-)
 
 
 def compact_chain(store: ObjectStore, summary: RangeSummary, retry: int) -> RangeSummary:

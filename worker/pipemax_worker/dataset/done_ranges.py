@@ -18,10 +18,10 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from pipemax_worker.dataset.chain import RangeSummary
 from pipemax_worker.dataset.compaction import compact_chain
 from pipemax_worker.dataset.documents import decode_document, encode_document
 from pipemax_worker.dataset.object_store import ObjectStore
-from pipemax_worker.dataset.segments import RangeSummary
 
 _DONE_PREFIX = "ledger/done/"
 _RETRIES_PREFIX = "ledger/retries/"

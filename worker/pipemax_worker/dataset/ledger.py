@@ -1,18 +1,23 @@
 """What the job is and which ranges are done: ``ledger/`` in the output location.
 
-ledger/job.json      written once by the first worker: inputs, range size, fingerprint
-ledger/claims/RANGE  who works on a range: advisory, saves work, never decides a record
-ledger/done/RANGE    written once when the range's chain covers every line: counts, segments
+ledger/job.json              written once by the first worker: inputs, range sizes, fingerprint
+ledger/claims/RANGE-ATTEMPT  who took a range (``claim_log``): advisory, saves work
+ledger/workers/NAME.BEAT     who works (``heartbeats``)
+ledger/done/RANGE            written once when the range's chain covers every line (``done_ranges``)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
+from pipemax_worker.dataset.chain import RESULTS_PREFIX, RangeSummary
+from pipemax_worker.dataset.claim_log import ClaimLog, block_prefix
+from pipemax_worker.dataset.documents import decode_document, encode_document
+from pipemax_worker.dataset.done_ranges import DoneRanges
 from pipemax_worker.dataset.fingerprint import (
     Change,
     Fingerprint,
@@ -22,17 +27,12 @@ from pipemax_worker.dataset.fingerprint import (
 )
 from pipemax_worker.dataset.inputs import InputFile
 from pipemax_worker.dataset.object_store import ObjectNotFoundError, ObjectStore
-from pipemax_worker.dataset.ranges import RangePlan, plan_ranges
+from pipemax_worker.dataset.ranges import RANGES_PER_SIZE, RangePlan, plan_ranges
 from pipemax_worker.dataset.records import Attempt
-from pipemax_worker.dataset.segments import RESULTS_PREFIX, RangeSummary
 from pipemax_worker.errors import InputNotFoundError, LedgerMismatchError, OutputError
 
-LEDGER_VERSION = 1
+LEDGER_VERSION = 2
 JOB_KEY = "ledger/job.json"
-_CLAIMS_PREFIX = "ledger/claims/"
-_DONE_PREFIX = "ledger/done/"
-
-_T = TypeVar("_T")
 
 
 class InputIdentity(msgspec.Struct, frozen=True):
@@ -43,12 +43,23 @@ class InputIdentity(msgspec.Struct, frozen=True):
     content_hash: str
 
 
+class _LedgerVersion(msgspec.Struct, frozen=True):
+    """What every version of ``ledger/job.json`` has."""
+
+    version: int
+
+
 class LedgerJob(msgspec.Struct, frozen=True):
-    """``ledger/job.json``. ``fingerprint`` holds plain JSON, one entry a subject."""
+    """``ledger/job.json``. ``fingerprint`` holds plain JSON, one entry a subject.
+
+    range_bytes, smallest_range_bytes, ranges_per_size   what ``plan_ranges`` cuts the input by.
+    """
 
     version: int
     created_at: str
     range_bytes: int
+    smallest_range_bytes: int
+    ranges_per_size: int
     inputs: tuple[InputIdentity, ...]
     fingerprint: dict[str, Any]
 
@@ -59,20 +70,22 @@ class LedgerJob(msgspec.Struct, frozen=True):
         return {"inputs": digest_json(inputs), **Fingerprint(self.fingerprint).digests}
 
 
-class Claim(msgspec.Struct, frozen=True):
-    """``ledger/claims/RANGE``: the last attempt that took the range, and when (ISO 8601, UTC)."""
-
-    attempt: Attempt
-    claimed_at: str
-
-
 class Ledger:
-    """The ledger of one output location, made by :meth:`open_or_create` or :meth:`load`."""
+    """The ledger of one output location, made by :meth:`open_or_create` or :meth:`load`.
+
+    claims          who took which range.
+    finished_here   ranges that this process has marked as done, for ``RangeClaims`` to take note.
+    """
 
     def __init__(self, store: ObjectStore, job: LedgerJob, files: Sequence[InputFile]) -> None:
         self.job = job
-        self.ranges: RangePlan = plan_ranges(files, job.range_bytes)
-        self._store = store
+        self.ranges: RangePlan = plan_ranges(
+            files, job.range_bytes, job.smallest_range_bytes, job.ranges_per_size
+        )
+        self.store = store
+        self.claims = ClaimLog(store)
+        self.finished_here: list[int] = []
+        self._done = DoneRanges(store, len(self.ranges))
 
     @classmethod
     def open_or_create(
@@ -81,8 +94,10 @@ class Ledger:
         inputs: Sequence[InputFile],
         fingerprint: Fingerprint,
         range_bytes: int,
+        smallest_range_bytes: int | None = None,
     ) -> Ledger:
-        """The location's ledger; created if there is none. ``range_bytes`` counts only then.
+        """The location's ledger; created if there is none. The sizes count only then; without a
+        smallest one all ranges are of one size.
 
         Raises LedgerMismatchError, saying what changed, if it is the ledger of a job with other
         inputs or another fingerprint, or if results lie there without a ledger.
@@ -92,13 +107,15 @@ class Ledger:
             version=LEDGER_VERSION,
             created_at=_timestamp(),
             range_bytes=range_bytes,
+            smallest_range_bytes=smallest_range_bytes or range_bytes,
+            ranges_per_size=RANGES_PER_SIZE,
             inputs=tuple(_identity(file) for file in files),
             fingerprint=fingerprint.parts,
         )
         found = _read_job(store)
         if found is None:
             _refuse_orphans(store)
-            created = store.put_if_absent(JOB_KEY, _encode(wanted))
+            created = store.put_if_absent(JOB_KEY, encode_document(wanted))
             found = wanted if created else _read_job(store)
         if found is None:
             raise OutputError(f"{store.place}: {JOB_KEY} was removed while the job started")
@@ -123,54 +140,50 @@ class Ledger:
                 f"{store.place}: no job was started here ({JOB_KEY} is missing); "
                 "give the output location of a job"
             )
-        if job.version != LEDGER_VERSION:
-            raise LedgerMismatchError(
-                f"{store.place}: the ledger has version {job.version}, this program reads version "
-                f"{LEDGER_VERSION}; use the version of PipeMax that started the job"
-            )
         files = [InputFile(file.name, file.size_bytes, file.content_hash) for file in job.inputs]
         return cls(store, job, files)
 
     def claim(self, range_index: int, worker: str) -> Attempt:
-        """Announce that ``worker`` takes the range; its attempt is newer than all announced."""
-        last = self.read_claim(range_index)
-        attempt = Attempt(last.attempt.number + 1 if last else 1, worker)
-        self._store.put(_claim_key(range_index), _encode(Claim(attempt, _timestamp())))
-        return attempt
-
-    def read_claim(self, range_index: int) -> Claim | None:
-        """The last claim of the range; None if there is none that can be read."""
-        try:
-            return msgspec.json.decode(self._store.get(_claim_key(range_index)), type=Claim)
-        except (ObjectNotFoundError, msgspec.DecodeError):
-            return None
+        """Take the range, whoever has it; the attempt is newer than all before."""
+        return self.claims.claim(range_index, worker)
 
     def finish(self, summary: RangeSummary) -> None:
         """Mark a range as done, its chain being complete. Nothing happens if it is marked."""
-        key = f"{_DONE_PREFIX}{summary.range_index:08d}.json"
-        self._store.put_if_absent(key, _encode(summary))
-        self._store.delete(_claim_key(summary.range_index))
+        self._done.finish(summary)
+        self.finished_here.append(summary.range_index)
 
-    def done_ranges(self) -> set[int]:
-        """Indices of the ranges that are done."""
-        keys = self._store.list(_DONE_PREFIX)
-        return {int(key.removeprefix(_DONE_PREFIX).removesuffix(".json")) for key in keys}
+    def done_ranges(self, block: int | None = None) -> set[int]:
+        """Indices of the ranges that are done (in a retry: for it), of all or of one block."""
+        if block is None:
+            return self._done.indices()
+        return self._done.indices(block_prefix(block))
 
     def summaries(self) -> Iterator[RangeSummary]:
         """What the done ranges hold, in order."""
-        for key in self._store.list(_DONE_PREFIX):
-            yield _decode(self._store, key, RangeSummary)
+        return self._done.summaries()
 
     @property
     def is_finished(self) -> bool:
         """Whether every range is done."""
-        return len(self.done_ranges()) == len(self.ranges)
+        return self._done.is_finished
+
+    @property
+    def retry(self) -> int:
+        """The retry that this worker takes part in; 0 in the first pass over the input."""
+        return self._done.pass_number
+
+    def begin_retry(self) -> bool:
+        """Begin or join a retry (:meth:`DoneRanges.begin_retry`); False if nothing failed and
+        nothing is missing."""
+        return self._done.begin_retry()
+
+    def give_up_retry(self) -> None:
+        """The retry was ended for good by errorPolicy: the next one is another."""
+        self._done.give_up_retry()
 
 
 def diff_jobs(old: LedgerJob, new: LedgerJob) -> tuple[Change, ...]:
     """What makes ``new`` another job than ``old``. The range size does not."""
-    if old.version != new.version:
-        return (Change("ledger version", old.version, new.version),)
     changes = diff_values(_inputs_by_name(old), _inputs_by_name(new))
     return changes + diff_values(old.fingerprint, new.fingerprint)
 
@@ -188,7 +201,14 @@ def _identity(file: InputFile) -> InputIdentity:
 
 def _read_job(store: ObjectStore) -> LedgerJob | None:
     try:
-        return _decode(store, JOB_KEY, LedgerJob)
+        version = decode_document(store, JOB_KEY, _LedgerVersion).version
+        if version != LEDGER_VERSION:
+            raise LedgerMismatchError(
+                f"{store.place}: the ledger has version {version}, this program reads version "
+                f"{LEDGER_VERSION}; use the version of PipeMax that started the job, or a new "
+                "output location"
+            )
+        return decode_document(store, JOB_KEY, LedgerJob)
     except ObjectNotFoundError:
         return None
 
@@ -202,24 +222,5 @@ def _refuse_orphans(store: ObjectStore) -> None:
         )
 
 
-def _claim_key(range_index: int) -> str:
-    return f"{_CLAIMS_PREFIX}{range_index:08d}"
-
-
 def _timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _encode(value: msgspec.Struct) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
-
-
-def _decode(store: ObjectStore, key: str, kind: type[_T]) -> _T:
-    data = store.get(key)
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
-        raise OutputError(
-            f"{store.place}: {key} cannot be read: {error}; "
-            "it was changed from outside or written by another version: restore it"
-        ) from error

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from pipemax_worker.dataset.chain import SegmentInfo
 from pipemax_worker.dataset.ledger import InputIdentity, Ledger
 from pipemax_worker.dataset.object_store import ObjectNotFoundError, ObjectStore
 from pipemax_worker.dataset.records import RecordCounts
-from pipemax_worker.dataset.segments import SegmentInfo
 from pipemax_worker.errors import InvariantError
 
 MANIFEST_KEY = "manifest.json"

@@ -10,10 +10,10 @@ from itertools import groupby
 
 import msgspec
 
+from pipemax_worker.dataset.chain import RESULTS_PREFIX
 from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.object_store import ObjectStore
 from pipemax_worker.dataset.records import RecordCounts, read_records
-from pipemax_worker.dataset.segments import RESULTS_PREFIX
 
 _SEGMENT_KEY = re.compile(re.escape(RESULTS_PREFIX) + r"\d{8}-\d{6}\.jsonl")
 

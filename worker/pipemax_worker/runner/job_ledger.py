@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from pipemax_worker.dataset.chain import RESULTS_PREFIX
 from pipemax_worker.dataset.ledger import JOB_KEY, Ledger
 from pipemax_worker.dataset.object_store import ObjectStore
 from pipemax_worker.dataset.ranges import choose_range_bytes
-from pipemax_worker.dataset.segments import RESULTS_PREFIX
 from pipemax_worker.runner.preparation import PreparedJob, fingerprint_of
 
 

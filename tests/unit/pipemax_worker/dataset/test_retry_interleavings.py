@@ -21,15 +21,10 @@ from hypothesis import strategies as st
 from kit.records import make_failed_record, make_record
 from kit.store import ManualClock, MemoryStore
 from pipemax_worker.dataset import compaction
+from pipemax_worker.dataset.chain import RangeSummary, errors_key, segment_key
 from pipemax_worker.dataset.records import Attempt, RecordHead
 from pipemax_worker.dataset.results import iterate_results
-from pipemax_worker.dataset.segments import (
-    FlushLimits,
-    RangeSummary,
-    SegmentWriter,
-    errors_key,
-    segment_key,
-)
+from pipemax_worker.dataset.segments import FlushLimits, SegmentWriter
 
 NUM_INTERLEAVINGS = 5_000
 NO_LIMITS = FlushLimits(max_records=10**9, max_bytes=10**9, max_age_seconds=1e9)

@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit.records import make_failed_record, make_record
 from kit.store import ManualClock, MemoryStore, OverwritingStore
+from pipemax_worker.dataset.chain import segment_key
 from pipemax_worker.dataset.records import Attempt, RecordHead
-from pipemax_worker.dataset.segments import FlushLimits, SegmentWriter, segment_key
+from pipemax_worker.dataset.segments import FlushLimits, SegmentWriter
 
 NUM_INTERLEAVINGS = 20_000
 NO_LIMITS = FlushLimits(max_records=10**9, max_bytes=10**9, max_age_seconds=1e9)

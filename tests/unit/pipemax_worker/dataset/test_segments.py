@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from kit.records import make_failed_record, make_record
 from kit.store import FailingStore, ManualClock, MemoryStore
+from pipemax_worker.dataset.chain import segment_key
 from pipemax_worker.dataset.local_store import LocalStore
 from pipemax_worker.dataset.object_store import ObjectStore
 from pipemax_worker.dataset.records import Attempt, RecordCounts
-from pipemax_worker.dataset.segments import FlushLimits, SegmentWriter, segment_key
+from pipemax_worker.dataset.segments import FlushLimits, SegmentWriter
 from pipemax_worker.errors import InvariantError, OutputError
 
 FIRST, SECOND, THIRD = Attempt(1, "a"), Attempt(2, "b"), Attempt(3, "c")

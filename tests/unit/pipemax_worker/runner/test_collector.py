@@ -9,7 +9,7 @@ from kit.fake_run import finish
 from kit.jobs import JobFolder, text_line, text_lines
 from kit.store import FailingStore
 from pipemax_worker.contract.request import FinishReason
-from pipemax_worker.dataset.segments import RESULTS_PREFIX
+from pipemax_worker.dataset.chain import RESULTS_PREFIX
 from pipemax_worker.errors import OutputError
 
 

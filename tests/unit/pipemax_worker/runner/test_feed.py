@@ -7,7 +7,7 @@ from kit.batch_lines import line_of
 from kit.fake_reading import Reading
 from kit.jobs import JobFolder, chat_line, error_code, text_line, text_lines
 from kit.store import MemoryStore
-from pipemax_worker.dataset.segments import RESULTS_PREFIX
+from pipemax_worker.dataset.chain import RESULTS_PREFIX
 from pipemax_worker.runner import feed as feed_module
 
 
