@@ -30,7 +30,7 @@ STATISTICS = EngineStatistics(
         CopyTotals(Tier.NVME, Tier.HOST, 6000, 0.0625),
     ),
     occupancy=(TierOccupancy(Tier.DEVICE, 3, 2, 1), TierOccupancy(Tier.HOST, 5, 4, 3)),
-    stages=(StageTotals(0, 6.0, 1.0, 3.0), StageTotals(1, 10.0, 0.0, 0.0)),
+    stages=(StageTotals(0, 6.0, 1.0, 3.0), StageTotals(1, 10.0, 0.0, 0.0, 0.5)),
     kv_lookups=((Tier.DEVICE, 9), (None, 11)),
 )
 

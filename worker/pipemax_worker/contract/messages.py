@@ -76,18 +76,26 @@ class StageInput(msgspec.Struct, frozen=True, tag="step"):
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
-    """End of the sequence: finish copies, close files, exit."""
+    """End of the sequence: finish copies, close files, exit.
+
+    remove_nvme_files   False: the KV file stays, on the disk before the stage exits with 0, and
+                        beside it ``stage-K.index``, by which a later run may adopt it.
+    """
 
     remove_nvme_files: bool = True
 
 
 class StageReady(msgspec.Struct, frozen=True, tag="ready"):
-    """A stage has loaded its layers and allocated its tiers."""
+    """A stage has loaded its layers and allocated its tiers.
+
+    adoption_fault   why the KV file that it was told to adopt is empty instead, or None.
+    """
 
     stage: int
     load_seconds: float
     weight_bytes: int
     nvme_direct_io: bool
+    adoption_fault: str | None = None
 
 
 class StageReport(msgspec.Struct, frozen=True, tag="report"):
@@ -178,6 +186,7 @@ class StageConfig(msgspec.Struct, frozen=True):
     first_layer       of the model, on this stage; the number is ``geometry.layers_of_stage``.
     dummy_weights_seed   random weights of this seed in place of those in ``model_folder``, or None.
     nvme_path         this stage's KV file (the folder exists), or None.
+    adopt_nvme_file   it is there, with KV that an earlier run has parked.
     *_address         zmq endpoints; hidden and feedback links are None where there is no neighbour.
     """
 
@@ -201,3 +210,4 @@ class StageConfig(msgspec.Struct, frozen=True):
     rendezvous: str | None = None
     memory_limit_bytes: int | None = None
     dummy_weights_seed: int | None = None
+    adopt_nvme_file: bool = False

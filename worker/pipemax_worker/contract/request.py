@@ -7,6 +7,8 @@ from typing import Protocol
 
 import msgspec
 
+from pipemax_worker.contract.grammar import Grammar
+
 
 class RecordKey(msgspec.Struct, frozen=True, order=True):
     """What identifies an input line: its file (as named relative to the input) and byte offset."""
@@ -24,6 +26,8 @@ class SamplingParams(msgspec.Struct, frozen=True):
                      ids unless ``ignore_eos``. The stop token is not part of the text.
     min_tokens       stop tokens cannot be sampled before that many tokens.
     logprobs         None: none; k: the sampled token's and the k best (0 is allowed).
+    grammar          None: any text. The mask comes before all else, so the filters choose among the
+                     tokens that it leaves; it wins over ``min_tokens`` where only the end is left.
     Penalties: ``repetition_penalty`` counts prompt and output (transformers' form), presence and
     frequency count the output alone (OpenAI's form).
     """
@@ -40,6 +44,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
     logit_bias: dict[int, float] = {}
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -26,12 +26,13 @@ class TierOccupancy(msgspec.Struct, frozen=True):
 
 
 class StageTotals(msgspec.Struct, frozen=True):
-    """Where one stage's time went, in seconds."""
+    """Where one stage's time went, in seconds, as in ``StageReport``."""
 
     stage: int
     compute_seconds: float
     stall_seconds: float
     wait_seconds: float
+    grammar_wait_seconds: float = 0.0
 
 
 class EngineStatistics(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from pipemax_worker.prompts.fields import (
     invalid_type,
 )
 from pipemax_worker.prompts.line import Endpoint
+from pipemax_worker.prompts.response_format import take_response_format
 from pipemax_worker.prompts.settings import SamplingDefaults
 
 MAX_CHOICES = 128
@@ -37,7 +38,6 @@ _NEUTRAL_CHAT: dict[str, tuple[object, ...]] = {
     "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
 }
 _NEUTRAL_COMPLETIONS: dict[str, tuple[object, ...]] = {
@@ -51,7 +51,8 @@ class GenerationParameters(msgspec.Struct, frozen=True):
     """A body's parameters with the job's defaults filled in.
 
     ``explicit_max_tokens``: the body gave it, so it may not be clipped. ``seed``: the body's own.
-    ``chat_template_kwargs``: the body's, empty for completions.
+    ``chat_template_kwargs``: the body's, empty for completions. ``schema``: the text of the JSON
+    schema that the answer must follow, if any.
     """
 
     sampling: SamplingDefaults
@@ -59,6 +60,7 @@ class GenerationParameters(msgspec.Struct, frozen=True):
     explicit_min_tokens: bool
     seed: int | None
     chat_template_kwargs: dict[str, Any] = {}
+    schema: str | None = None
 
 
 def take_parameters(
@@ -67,7 +69,8 @@ def take_parameters(
     """Take every parameter out of ``fields``; what is left then is not supported.
 
     Raises RequestError (``invalid_type``, ``invalid_value``, ``value_out_of_range``,
-    ``unsupported_parameter``) with the dotted path of the field.
+    ``missing_field``, ``invalid_response_format``, ``unsupported_parameter``) with the dotted path
+    of the field.
     """
     is_chat = endpoint is Endpoint.CHAT_COMPLETIONS
     max_tokens = _take_max_tokens(fields, is_chat)
@@ -84,6 +87,7 @@ def take_parameters(
         explicit_min_tokens=min_tokens is not None,
         seed=_take_bounded(fields, "seed", -(2**63), 2**64 - 1),
         chat_template_kwargs=_take_chat_template_kwargs(fields) if is_chat else {},
+        schema=take_response_format(fields),
     )
     fields.ignore(*_WITHOUT_EFFECT)
     fields.take_neutral(_NEUTRAL | (_NEUTRAL_CHAT if is_chat else _NEUTRAL_COMPLETIONS))

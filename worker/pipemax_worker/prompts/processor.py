@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from pipemax_worker.contract.grammar import Grammar
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.contract.request import RecordKey, Request, SamplingParams, StopChecker
 from pipemax_worker.errors import RequestError
 from pipemax_worker.prompts.detokenizer import StopStringChecker
 from pipemax_worker.prompts.fields import Fields, checked_string
+from pipemax_worker.prompts.grammars import GrammarCompiler
 from pipemax_worker.prompts.line import BatchLine, Endpoint, parse_line
 from pipemax_worker.prompts.messages import take_messages, take_prompt
 from pipemax_worker.prompts.parameters import GenerationParameters, take_parameters
@@ -44,12 +47,19 @@ class PreparedLine:
 class PromptProcessor:
     """Turns input lines into requests: checks everything that a line can get wrong.
 
-    Holds no state between lines. The text of a request ends at the model's end-of-sequence ids
-    (those of its configs and its tokenizer's) unless the line says ``ignore_eos``.
+    Holds no state between lines but the grammars of schemas. The text of a request ends at the
+    model's end-of-sequence ids (those of its configs and its tokenizer's) unless the line says
+    ``ignore_eos``; one that follows a schema ends there in any case, once it is complete.
+
+    tokenizer_file   the model's tokenizer.json, for ``response_format``; None: not supported.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, model_config: ModelConfig, settings: PromptSettings
+        self,
+        tokenizer: Tokenizer,
+        model_config: ModelConfig,
+        settings: PromptSettings,
+        tokenizer_file: Path | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = model_config.vocab_size
@@ -58,14 +68,23 @@ class PromptProcessor:
         eos_token_ids = [*model_config.eos_token_ids]
         if tokenizer.eos_token_id is not None:
             eos_token_ids.append(tokenizer.eos_token_id)
-        self._eos_token_ids = tuple(eos_token_ids)
+        self._eos_token_ids = tuple(dict.fromkeys(eos_token_ids))
+        self._grammars: GrammarCompiler | None = None
+        if tokenizer_file is not None:
+            self._grammars = GrammarCompiler(tokenizer_file, self._eos_token_ids)
+
+    def close(self) -> None:
+        """End the process that compiles schemas, if there is one."""
+        if self._grammars is not None:
+            self._grammars.close()
 
     def prepare(self, data: bytes, key: RecordKey, line_number: int | None) -> PreparedLine:
         """Check one line and tokenize its prompt.
 
         Raises RequestError, and nothing else, whatever ``data`` holds; the codes are those of
         :mod:`pipemax_worker.prompts.line`, ``messages``, ``parameters`` and ``tokenizer``, and
-        ``model_not_found``, ``empty_prompt`` and ``context_length_exceeded``.
+        ``model_not_found``, ``empty_prompt``, ``context_length_exceeded`` and
+        ``invalid_response_format``.
         """
         line = parse_line(data)
         fields = Fields(line.body, "body")
@@ -148,7 +167,9 @@ class PromptProcessor:
         self, parameters: GenerationParameters, max_tokens: int, min_tokens: int
     ) -> SamplingParams:
         sampling = parameters.sampling
-        eos_token_ids = () if sampling.ignore_eos else self._eos_token_ids
+        grammar = self._grammar(parameters.schema)
+        goes_on = sampling.ignore_eos and grammar is None
+        eos_token_ids = () if goes_on else self._eos_token_ids
         return SamplingParams(
             max_tokens=max_tokens,
             min_tokens=min_tokens,
@@ -162,7 +183,17 @@ class PromptProcessor:
             logit_bias=sampling.logit_bias,
             stop_token_ids=tuple(dict.fromkeys((*eos_token_ids, *sampling.stop_token_ids))),
             logprobs=sampling.logprobs,
+            grammar=grammar,
         )
+
+    def _grammar(self, schema: str | None) -> Grammar | None:
+        if schema is None:
+            return None
+        if self._grammars is None:
+            param = "body.response_format"
+            message = f"{param} needs the model's tokenizer.json, which is not at hand"
+            raise RequestError("unsupported_parameter", message, param)
+        return self._grammars.compile(schema)
 
     def _requests(
         self,

@@ -144,6 +144,7 @@ def _stage_difference(
             new.compute_seconds - old.compute_seconds,
             new.stall_seconds - old.stall_seconds,
             new.wait_seconds - old.wait_seconds,
+            new.grammar_wait_seconds - old.grammar_wait_seconds,
         )
         for old, new in zip(before, after, strict=True)
     )

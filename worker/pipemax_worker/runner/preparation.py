@@ -59,7 +59,8 @@ def build_processor(prepared: PreparedJob) -> PromptProcessor:
         defaults=_sampling_defaults(job),
     )
     tokenizer = load_tokenizer(prepared.places.model_folder)
-    return PromptProcessor(tokenizer, prepared.model_config, settings)
+    tokenizer_file = prepared.places.model_folder / "tokenizer.json"
+    return PromptProcessor(tokenizer, prepared.model_config, settings, tokenizer_file)
 
 
 def _sampling_defaults(job: InferenceJob) -> SamplingDefaults:

@@ -149,7 +149,7 @@ def run_stage(
             mover=tiers.mover,
             channel=channel,
             tokens=tokens,
-            sampler=Sampler(model_config.vocab_size, device) if is_last else None,
+            sampler=_build_sampler(config, model_config, device) if is_last else None,
             feedback=feedback,
             send_event=send_event,
         )
@@ -160,11 +160,22 @@ def run_stage(
                 load_seconds=time.perf_counter() - start,
                 weight_bytes=model.weight_bytes,
                 nvme_direct_io=tiers.nvme is not None and tiers.nvme.is_direct,
+                adoption_fault=None if tiers.nvme is None else tiers.nvme.adoption_fault,
             )
         )
-        tiers.remove_nvme_file = runner.run_forever(inbox).remove_nvme_files
+        is_parked = not runner.run_forever(inbox).remove_nvme_files
         tiers.mover.close()
+        if is_parked and tiers.nvme is not None:
+            tiers.nvme.park()
+        tiers.remove_nvme_file = not is_parked
         channel.close()
+
+
+def _build_sampler(
+    config: StageConfig, model_config: ModelConfig, device: torch.device
+) -> Sampler:
+    tokenizer_file = Path(config.model_folder) / "tokenizer.json"
+    return Sampler(model_config.vocab_size, device, tokenizer_file)
 
 
 def set_up_device(config: StageConfig) -> torch.device:
@@ -221,7 +232,12 @@ def _open_tiers(
     nvme = None
     if config.nvme_path is not None and geometry.num_nvme_slots > 0:
         slot_bytes = geometry.slot_bytes(config.stage)
-        nvme = NVMeKVFile(Path(config.nvme_path), geometry.num_nvme_slots, slot_bytes)
+        nvme = NVMeKVFile(
+            Path(config.nvme_path),
+            geometry.num_nvme_slots,
+            slot_bytes,
+            adopt=config.adopt_nvme_file,
+        )
     tiers = _Tiers(device_kv, host_kv, nvme, KVMover(device_kv, host_kv, nvme))
     try:
         yield tiers

@@ -33,6 +33,9 @@ class Model(Protocol):
 
 
 class TokenSampler(Protocol):
+    @property
+    def grammar_wait_seconds(self) -> float: ...
+
     def add(self, request: NewRequest) -> None: ...
 
     def remove(self, request_id: int) -> None: ...
@@ -56,6 +59,7 @@ class StepTimes(NamedTuple):
     compute_seconds: float = 0.0
     stall_seconds: float = 0.0
     wait_seconds: float = 0.0
+    grammar_wait_seconds: float = 0.0
 
 
 class StageRunner:
@@ -121,11 +125,21 @@ class StageRunner:
         entering = self._receive(step, batch)
         received = time.perf_counter()
         leaving = self._model.forward(entering, batch, self._kv)
+        waited = self._grammar_wait_seconds
         sampled = self._sample(step.scheduled, leaving)
         self._synchronize()
         computed = time.perf_counter()
         self._send(step.sequence, leaving, sampled)
-        return StepTimes(computed - received, copies_landed - start, received - copies_landed)
+        return StepTimes(
+            compute_seconds=computed - received,
+            stall_seconds=copies_landed - start,
+            wait_seconds=received - copies_landed,
+            grammar_wait_seconds=self._grammar_wait_seconds - waited,
+        )
+
+    @property
+    def _grammar_wait_seconds(self) -> float:
+        return 0.0 if self._sampler is None else self._sampler.grammar_wait_seconds
 
     def _wait_for_copies(self, scheduled: Sequence[ScheduledRequest]) -> None:
         self._mover.wait(self._loads_in_flight)
@@ -173,15 +187,20 @@ class StageRunner:
                 self._sampler.add(request)
 
     def _report(self, num_tokens: int, times: StepTimes) -> None:
-        copies = tuple(self._mover.get_finished())
         self._send_event(
-            StageReport(self._last_sequence, self._stage, num_tokens, *times, copies=copies)
+            StageReport(
+                sequence=self._last_sequence,
+                stage=self._stage,
+                num_tokens=num_tokens,
+                copies=tuple(self._mover.get_finished()),
+                **times._asdict(),
+            )
         )
 
     def _report_landed_copies(self) -> None:
         copies = tuple(self._mover.get_finished())
         if copies:
-            report = StageReport(self._last_sequence, self._stage, 0, *StepTimes(), copies=copies)
+            report = StageReport(self._last_sequence, self._stage, 0, 0.0, 0.0, 0.0, copies)
             self._send_event(report)
 
     def _synchronize(self) -> None:

@@ -2,12 +2,13 @@
 
 A request's tokens depend on its own logits, parameters, seed and history, and on nothing else: not
 on the batch it is in, not on the number of stages. Log-probabilities are those of the model's raw
-logits, before bias, penalties and temperature (vLLM's default).
+logits, before grammar, bias, penalties and temperature (vLLM's default).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 
@@ -15,28 +16,53 @@ from pipemax_worker.contract.messages import NewRequest, SampledToken
 from pipemax_worker.contract.request import TokenLogprobs
 from pipemax_worker.contract.transfers import unpack_int32
 from pipemax_worker.errors import InvariantError
+from pipemax_worker.stage.sampling.bitmask import apply_masks
 from pipemax_worker.stage.sampling.filters import draw, filter_candidates
+from pipemax_worker.stage.sampling.grammar import GrammarMasks
+from pipemax_worker.stage.sampling.matcher import TokenMask
 from pipemax_worker.stage.sampling.penalties import Penalties
 from pipemax_worker.stage.sampling.random import uniform
 
 
 class Sampler:
-    """Holds what sampling needs of each request between :meth:`add` and :meth:`remove`."""
+    """Holds what sampling needs of each request between :meth:`add` and :meth:`remove`.
 
-    def __init__(self, vocab_size: int, device: torch.device) -> None:
+    ``tokenizer_file``: the model's tokenizer.json, read when the first request with a grammar
+    comes; without it such a request fails.
+    """
+
+    def __init__(
+        self, vocab_size: int, device: torch.device, tokenizer_file: Path | None = None
+    ) -> None:
         self._vocab_size = vocab_size
         self._device = device
+        self._tokenizer_file = tokenizer_file
         self._requests: dict[int, RequestSampler] = {}
+        self._grammars: GrammarMasks | None = None
+
+    @property
+    def grammar_wait_seconds(self) -> float:
+        """How long :meth:`sample` has waited for grammar masks, in all."""
+        return 0.0 if self._grammars is None else self._grammars.wait_seconds
 
     def add(self, new_request: NewRequest) -> None:
         """Begin a request, or begin it anew, with the output that it already has."""
-        self._requests[new_request.request_id] = RequestSampler(
-            new_request, self._vocab_size, self._device
-        )
+        request_id, params = new_request.request_id, new_request.sampling
+        self._requests[request_id] = RequestSampler(new_request, self._vocab_size, self._device)
+        if self._grammars is not None:
+            self._grammars.remove(request_id)
+        if params.grammar is None:
+            return
+        if self._grammars is None:
+            self._grammars = GrammarMasks(self._tokenizer_file, self._vocab_size)
+        output = unpack_int32(new_request.output_token_ids)
+        self._grammars.add(request_id, params.grammar, params.stop_token_ids, output)
 
     def remove(self, request_id: int) -> None:
         """Forget a request; one that was never added is ignored."""
         self._requests.pop(request_id, None)
+        if self._grammars is not None:
+            self._grammars.remove(request_id)
 
     @torch.inference_mode()
     def sample(self, request_ids: Sequence[int], logits: torch.Tensor) -> list[SampledToken]:
@@ -50,23 +76,39 @@ class Sampler:
             raise InvariantError(
                 f"{len(requests)} requests are to be sampled from {logits.shape[0]} rows of logits"
             )
-        token_ids = self._choose(requests, logits).tolist()
+        masks = self._grammars.wait(request_ids) if self._grammars is not None else {}
+        token_ids = self._choose(requests, logits, masks).tolist()
+        if masks and self._grammars is not None:
+            self._grammars.advance(zip(request_ids, token_ids, strict=True))
         sampled = []
         for row, (request, token_id) in enumerate(zip(requests, token_ids, strict=True)):
             request.record(token_id)
             logprobs = request.logprobs(logits[row], token_id)
-            sampled.append(SampledToken(request.request_id, token_id, logprobs))
+            error = masks[row].error if row in masks else None
+            sampled.append(SampledToken(request.request_id, token_id, logprobs, error))
         return sampled
 
-    def _choose(self, requests: Sequence[RequestSampler], logits: torch.Tensor) -> torch.Tensor:
-        """[num_requests] int64. Rows of plain greedy requests share one argmax."""
-        special = [row for row, request in enumerate(requests) if not request.is_plain_greedy]
+    def _choose(
+        self,
+        requests: Sequence[RequestSampler],
+        logits: torch.Tensor,
+        masks: Mapping[int, TokenMask],
+    ) -> torch.Tensor:
+        """[num_requests] int64. Rows of plain greedy requests share one argmax, and so do those
+        whose text is complete: which token ends it does not matter, and ``min_tokens``, which
+        would leave none, has nothing more to ask for."""
+        masked = apply_masks(logits, masks)
+        special = [
+            row
+            for row, request in enumerate(requests)
+            if not (request.is_plain_greedy or (row in masks and masks[row].must_end))
+        ]
         if len(special) == len(requests):
             token_ids = torch.empty(len(requests), dtype=torch.int64, device=logits.device)
         else:
-            token_ids = logits.argmax(dim=-1)
+            token_ids = masked.argmax(dim=-1)
         for row in special:
-            token_ids[row] = requests[row].choose(logits[row])
+            token_ids[row] = requests[row].choose(masked[row], is_masked=row in masks)
         return token_ids
 
     def _request(self, request_id: int) -> RequestSampler:
@@ -103,13 +145,14 @@ class RequestSampler:
         self._penalties.extend([token_id])
         self._num_output_tokens += 1
 
-    def choose(self, logits: torch.Tensor) -> torch.Tensor:
-        """``logits`` [vocab_size], raw -> the next token's id, a 0-d int64 tensor."""
+    def choose(self, logits: torch.Tensor, is_masked: bool = False) -> torch.Tensor:
+        """``logits`` [vocab_size], raw -> the next token's id, a 0-d int64 tensor. Never one whose
+        logit is minus infinity, if the logits ``is_masked``."""
         logits = self._penalties.apply(logits, self._num_output_tokens)
         if self._params.temperature == 0.0:
             return logits.argmax()
         random_number = uniform(self._seed, self._num_output_tokens)
-        return draw(filter_candidates(logits, self._params), random_number)
+        return draw(filter_candidates(logits, self._params, is_masked), random_number)
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """The distribution that :meth:`choose` draws from, [vocab_size] float64; a single 1 if

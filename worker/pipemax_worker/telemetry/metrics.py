@@ -131,6 +131,11 @@ def _request_metrics(snapshot: ProgressSnapshot) -> Iterator[Metric]:
     yield _gauge(
         "requests_in_flight", "Requests read and not yet finished.", {}, snapshot.num_in_flight
     )
+    yield CounterMetricFamily(
+        "pipemax_pipeline_restarts",
+        "Times the pipeline was started again after a stage had died.",
+        value=snapshot.num_pipeline_restarts,
+    )
     yield _gauge("job_progress_ratio", "Share of the input done.", {}, snapshot.fraction_done)
 
 
@@ -179,6 +184,11 @@ def _stage_metrics(statistics: EngineStatistics) -> Iterator[Metric]:
         "Time a stage waited for KV loads before a forward.",
         "stage",
         [(str(stage.stage), stage.stall_seconds) for stage in statistics.stages],
+    )
+    yield CounterMetricFamily(
+        "pipemax_grammar_wait_seconds",
+        "Time the last stage waited for grammar masks before sampling.",
+        value=sum(stage.grammar_wait_seconds for stage in statistics.stages),
     )
 
 

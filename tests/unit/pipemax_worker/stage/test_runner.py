@@ -39,6 +39,7 @@ class Neighbourhood:
         self.tokens = FeedbackReceiver(None) if stage == 0 else None
         self.inputs: list[StageInput | Shutdown | None] = []
         self.during_forward = lambda: None
+        self.grammar_wait_seconds = 0.0
         self.runner = StageRunner(
             stage=stage,
             device=CPU,
@@ -74,6 +75,7 @@ class Neighbourhood:
         self.log.append(("remove", request_id))
 
     def sample(self, request_ids: list[int], logits: torch.Tensor) -> list[SampledToken]:
+        self.grammar_wait_seconds += 0.5
         return [SampledToken(request_id, 70 + request_id) for request_id in request_ids]
 
     def deliver(self, tokens: FedBackTokens) -> None:
@@ -135,6 +137,15 @@ def test_the_last_stage_samples_the_rows_that_ask_and_feeds_back_first(make_stag
         StepOutput(0, (SampledToken(1, 71),)),
     ]
     assert isinstance(stage.log[4], StageReport)
+
+
+def test_each_report_has_the_wait_for_masks_of_its_own_step(make_stage) -> None:
+    stage = make_stage(0, 1)
+    stage.runner.run_one(message(0, row(1, 0, [5, 6], [0])))
+    stage.runner.run_one(message(1, row(1, 2, None, [0]), row(2, 0, [9], [1], False)))
+    stage.runner.run_one(message(2, row(2, 1, [9], [1], False)))
+    reports = [entry for entry in stage.log if isinstance(entry, StageReport)]
+    assert [report.grammar_wait_seconds for report in reports] == [0.5, 0.5, 0.0]
 
 
 def test_rows_that_sample_nothing_still_make_an_output(make_stage) -> None:

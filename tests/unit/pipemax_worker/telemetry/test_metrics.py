@@ -16,6 +16,7 @@ DESIGN_NAMES = {
     "pipemax_kv_swap_bytes_total",
     "pipemax_kv_swap_seconds_total",
     "pipemax_kv_stall_seconds_total",
+    "pipemax_grammar_wait_seconds_total",
     "pipemax_prefetch_budget_bytes",
     "pipemax_kv_lookups_total",
     "pipemax_nvme_read_bytes_total",
@@ -54,6 +55,7 @@ def test_values_come_from_the_snapshot() -> None:
     assert values["pipemax_requests_total", (("result", "failed"),)] == 4
     assert values["pipemax_pipeline_bubble_ratio", (("stage", "0"),)] == 0.3
     assert values["pipemax_kv_stall_seconds_total", (("stage", "0"),)] == 1.0
+    assert values["pipemax_grammar_wait_seconds_total", ()] == 0.5
     assert values["pipemax_model_load_seconds", (("stage", "1"),)] == 0.25
     swap = (("source", "host"), ("target", "device"))
     assert values["pipemax_kv_swap_bytes_total", swap] == 3 << 20

@@ -31,12 +31,20 @@ class Candidates(NamedTuple):
     logits: torch.Tensor  # [num_candidates] float32
 
 
-def filter_candidates(logits: torch.Tensor, params: SamplingParams) -> Candidates:
-    """``logits`` [vocab_size], penalised -> what temperature, top-k, top-p and min-p leave."""
+def filter_candidates(
+    logits: torch.Tensor, params: SamplingParams, is_masked: bool = False
+) -> Candidates:
+    """``logits`` [vocab_size], penalised -> what temperature, top-k, top-p and min-p leave.
+
+    ``is_masked``: tokens whose logit is minus infinity are left out, and no filter counts them.
+    """
     scaled = (logits - logits.max()) / max(params.temperature, LOWEST_TEMPERATURE)
     kept = Candidates(torch.arange(len(scaled), device=scaled.device), scaled)
-    if 0 < params.top_k < len(scaled):
-        kept = _at_least(kept, torch.topk(scaled, params.top_k).values[-1])
+    if is_masked:
+        chosen = (scaled > -torch.inf).nonzero()[:, 0]
+        kept = Candidates(chosen, scaled[chosen])
+    if 0 < params.top_k < len(kept.logits):
+        kept = _at_least(kept, torch.topk(kept.logits, params.top_k).values[-1])
     if params.top_p < 1.0:
         kept = _nucleus(kept, params.top_p)
     if params.min_p > 0.0:
