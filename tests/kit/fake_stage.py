@@ -23,6 +23,7 @@ from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.errors import ModelNotFoundError
 from pipemax_worker.stage import main as stage_main
 from pipemax_worker.stage.batch import Batch
+from pipemax_worker.stage.kv import nvme as stage_nvme
 
 
 class FakeModel:
@@ -117,3 +118,13 @@ def main_without_shard(config_bytes: bytes) -> None:
 
 def main_that_exits(config_bytes: bytes) -> None:
     os._exit(3)
+
+
+def main_that_cannot_park(config_bytes: bytes) -> None:
+    """The disk is full when the KV file is to be kept."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    stage_nvme.write_index = refuse  # type: ignore[assignment]
+    stage_main.main(config_bytes, FakeModel)

@@ -67,6 +67,7 @@ class PipelineExecutor:
         self._last_words: dict[int, StageFailed] = {}
         self._last_sequences = [-1] * len(self._configs)
         self._dead: set[int] = set()
+        self._keeps_nvme_files = False
         self._killer = util.Finalize(None, _kill_all, args=(self._processes,), exitpriority=0)
 
     @property
@@ -114,17 +115,31 @@ class PipelineExecutor:
     def drain(self) -> None:
         """Let the stages finish what was submitted and exit; kill those that do not. Then remove
         sockets and KV files. What the stages still say is dropped. Idempotent."""
-        for socket in self._inputs:
-            socket.send(ENCODER.encode(Shutdown()))
-        self._wait_for_clean_ends()
+        self._shut_down(Shutdown(), self._drain_timeout_seconds)
         _kill_all(self._processes)
         self._processes.clear()
         self._close_sockets()
-        for config in self._configs:
+        for config in () if self._keeps_nvme_files else self._configs:
             if config.nvme_path is not None:
                 with contextlib.suppress(OSError):
                     Path(config.nvme_path).unlink()
         self._killer.cancel()
+
+    def park(self, timeout_seconds: float) -> None:
+        """Let the stages exit with their KV files on the disk, for a later pipeline to adopt;
+        ``drain`` leaves the files where they are then.
+
+        Raises StageDiedError, or what a stage names as its reason, unless all end cleanly in time.
+        """
+        self._shut_down(Shutdown(remove_nvme_files=False), timeout_seconds)
+        self._receive_all()
+        for stage, process in self._processes.items():
+            if (words := self._last_words.get(stage)) is not None:
+                raise error_from_reason(words.reason, words.message)
+            if process.exitcode != 0:
+                how = "still runs" if process.exitcode is None else f"ended: {process.exitcode}"
+                raise StageDiedError(f"stage {stage} {how}, {timeout_seconds:.1f} s after its end")
+        self._keeps_nvme_files = True
 
     # --- start and end -------------------------------------------------------------------------
 
@@ -146,10 +161,15 @@ class PipelineExecutor:
         for config in configs:
             self._processes[config.stage] = start_stage(config, self._entry_point)
 
-    def _wait_for_clean_ends(self) -> None:
+    def _shut_down(self, message: Shutdown, timeout_seconds: float) -> None:
+        for socket in self._inputs:
+            socket.send(ENCODER.encode(message))
+        self._wait_for_clean_ends(timeout_seconds)
+
+    def _wait_for_clean_ends(self, timeout_seconds: float) -> None:
         """Return when all stages have ended, one has ended badly (the others may wait for it
         forever), or the timeout is over."""
-        deadline = time.monotonic() + self._drain_timeout_seconds
+        deadline = time.monotonic() + timeout_seconds
         running = list(self._processes.values())
         while running and not any(process.exitcode for process in self._processes.values()):
             remaining_seconds = deadline - time.monotonic()

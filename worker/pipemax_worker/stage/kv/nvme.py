@@ -18,6 +18,7 @@ from pathlib import Path
 from pipemax_worker.contract.geometry import SLOT_ALIGNMENT_BYTES
 from pipemax_worker.errors import KVTierError
 from pipemax_worker.stage.kv.memory import allocate_rows, row_buffers
+from pipemax_worker.stage.kv.nvme_index import index_path, read_index, write_index
 
 SlotBuffers = Sequence[memoryview]
 VectoredCall = Callable[[int, SlotBuffers, int], int]
@@ -29,14 +30,27 @@ class NVMeKVFile:
     ``direct=False`` keeps to buffered I/O. One writer and one reader may work at the same time, on
     different slots (``KVMover`` orders those that meet). Raises KVTierError, with path and size,
     when the file cannot be made or the disk has no room for it; the file is gone then.
+
+    ``adopt``: take up the file that an earlier run has parked there, with what is in its slots.
+    Where it cannot be used, ``adoption_fault`` says why, and a fresh file takes its place.
     """
 
-    def __init__(self, path: Path, num_slots: int, slot_bytes: int, *, direct: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        num_slots: int,
+        slot_bytes: int,
+        *,
+        direct: bool = True,
+        adopt: bool = False,
+    ) -> None:
         self.path = path
         self.num_slots = num_slots
         self.slot_bytes = slot_bytes
         self._checksums: list[int | None] = [None] * num_slots
-        self._allocate_file()
+        self.adoption_fault: str | None = None
+        if not adopt or not self._adopt():
+            self._allocate_file()
         self._fd, self.is_direct = self._open_direct() if direct else (self._open(0), False)
 
     def write(self, slot: int, buffers: SlotBuffers) -> list[int]:
@@ -58,6 +72,17 @@ class NVMeKVFile:
         }
         return sorted(failed)
 
+    def park(self) -> None:
+        """See what was written onto the disk, with an index of it, for a later run to adopt. Call
+        it when nothing writes any more, and keep the file then. Raises KVTierError."""
+        try:
+            os.fsync(self._fd)
+            write_index(self.path, self.slot_bytes, self._checksums)
+        except OSError as error:
+            raise KVTierError(
+                f"NVMe tier: {self.path} cannot be parked: {error.strerror}"
+            ) from error
+
     def close(self, *, remove: bool = True) -> None:
         """Close the file, and remove it unless it is to be adopted by a later run. Idempotent."""
         if self._fd >= 0:
@@ -65,6 +90,15 @@ class NVMeKVFile:
             self._fd = -1
         if remove:
             self.path.unlink(missing_ok=True)
+            index_path(self.path).unlink(missing_ok=True)
+
+    def _adopt(self) -> bool:
+        try:
+            self._checksums = read_index(self.path, self.num_slots, self.slot_bytes)
+        except KVTierError as error:
+            self.adoption_fault = str(error)
+            return False
+        return True
 
     def _allocate_file(self) -> None:
         num_bytes = self.num_slots * self.slot_bytes
