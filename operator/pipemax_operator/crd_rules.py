@@ -1,0 +1,154 @@
+"""What the schema alone cannot say, as CEL: rules over several fields, and what may not change.
+
+Each rule over several fields repeats a ``broken_rules`` of ``pipemax_worker.job``; a test applies
+both to the same jobs. ``PATH`` is dotted, from ``spec`` on; ``[]`` is a list's item.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Rule(NamedTuple):
+    """A CEL rule at ``path`` of the schema; ``field`` (relative to it) is where the fault shows."""
+
+    path: str
+    rule: str
+    message: str
+    field: str | None = None
+
+
+_SCHEMES = (
+    r"!self.contains('://') || self.matches('^(?i:hostpath)://(/[^/]|/$)') || "
+    r"self.matches('^(?i:file)://(localhost)?/') || "
+    r"self.matches('^(?i:pvc)://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/|$)') || "
+    r"self.matches('^(?i:s3)://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/|$)')"
+)
+_FORMS = "expected a path, hostPath:///path, file:///path, pvc://claim/path or s3://bucket/key"
+_NO_PARENT = (
+    r"!self.matches('^(?i:hostpath|pvc)://') || !self.matches('(^|/)[.][.](/|$)')",
+    "expected a path without '..'",
+)
+_SPACES = (r"self.trim() == self", "expected no spaces around it")
+_NO_GLOB = (r"!self.matches('[*?\\[]')", "expected a single folder, without the wildcards * ? [")
+
+_PLACES = ("spec.input.uri", "spec.input.uris[]")
+_FOLDERS = ("spec.model.uri", "spec.output.uri", "spec.resumeFrom")
+
+# What a record's text depends on, and what a pod was built with: another value is another job.
+IMMUTABLE_FIELDS = (
+    "model",
+    "input",
+    "output",
+    "sampling",
+    "engine",
+    "kvCache",
+    "resumeFrom",
+    "credentials",
+    "scheduling",
+    "image",
+)
+
+
+def _place_rules() -> list[Rule]:
+    rules = []
+    for path in (*_PLACES, *_FOLDERS):
+        rules.append(Rule(path, _SCHEMES, _FORMS))
+        rules.append(Rule(path, *_NO_PARENT))
+        rules.append(Rule(path, *_SPACES))
+    rules += [Rule(path, *_NO_GLOB) for path in _FOLDERS]
+    return rules
+
+
+def _transition_rules() -> list[Rule]:
+    return [
+        Rule(
+            "spec",
+            f"has(self.{name}) == has(oldSelf.{name}) && "
+            f"(!has(self.{name}) || self.{name} == oldSelf.{name})",
+            f"spec.{name} cannot be changed: make a new InferenceJob",
+            f".{name}",
+        )
+        for name in IMMUTABLE_FIELDS
+    ]
+
+
+CEL_RULES: tuple[Rule, ...] = (
+    *_place_rules(),
+    Rule("spec.input", "has(self.uri) != has(self.uris)", "expected exactly one of uri, uris"),
+    Rule(
+        "spec.input",
+        "!has(self.uris) || self.uris.all(one, self.uris.exists_one(other, other == one))",
+        "expected each place once",
+        ".uris",
+    ),
+    Rule(
+        "spec",
+        "!has(self.input.uri) || self.input.uri != self.output.uri",
+        "expected another place than the input",
+        ".output.uri",
+    ),
+    Rule(
+        "spec",
+        "!has(self.input.uris) || !(self.output.uri in self.input.uris)",
+        "expected another place than the input",
+        ".output.uri",
+    ),
+    Rule(
+        "spec",
+        "self.parallelism.nodes <= 1 || self.output.shared || "
+        "self.output.uri.matches('^(?i:s3|pvc)://')",
+        "several nodes need a store that they share: pvc:// or s3://, or shared: true if this path "
+        "is the same folder on all of them",
+        ".output.uri",
+    ),
+    Rule(
+        "spec.sampling",
+        "!has(self.maxTokens) || self.minTokens <= self.maxTokens",
+        "expected at most maxTokens",
+        ".minTokens",
+    ),
+    Rule(
+        "spec.model",
+        "!has(self.revision) || self.uri.matches('^[A-Za-z0-9][A-Za-z0-9_.-]*"
+        "(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$')",
+        "expected only with a hub id",
+        ".revision",
+    ),
+    Rule(
+        "spec.model",
+        "self.aliases.all(one, self.aliases.exists_one(other, other == one)) && "
+        "(!has(self.name) || !(self.name in self.aliases))",
+        "expected each name once",
+        ".aliases",
+    ),
+    Rule(
+        "spec.kvCache",
+        "!has(self.nvme) || (type(self.host) == int ? int(self.host) > 0 : "
+        "!string(self.host).matches('^0+([.]0+)?([kMGTP]|[KMGTP]i)?$'))",
+        "found 0, expected more: the NVMe tier is reached through host memory",
+        ".host",
+    ),
+    Rule(
+        "spec.kvCache.nvme",
+        "[has(self.hostPath), has(self.persistentVolumeClaim), has(self.emptyDir)]"
+        ".filter(given, given).size() == 1",
+        "expected exactly one of hostPath, persistentVolumeClaim, emptyDir",
+    ),
+    Rule(
+        "spec.scheduling.tolerations[]",
+        "self.operator != 'Exists' || !has(self.value) || self.value == ''",
+        "expected no value: operator Exists matches every value",
+    ),
+    Rule(
+        "spec.scheduling.tolerations[]",
+        "self.operator == 'Exists' || has(self.key)",
+        "key is missing; only operator Exists may leave it out",
+    ),
+    Rule(
+        "spec.scheduling.tolerations[]",
+        "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+        "tolerationSeconds: expected only with effect NoExecute",
+    ),
+    *_transition_rules(),
+)
