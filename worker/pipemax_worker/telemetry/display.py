@@ -122,6 +122,12 @@ def _swap_line(statistics: EngineStatistics) -> str:
     return "moved: " + (", ".join(parts) if parts else "nothing yet")
 
 
+def _schema_lines(statistics: EngineStatistics) -> list[str]:
+    """Only where answers had to follow a schema."""
+    seconds = sum(stage.grammar_wait_seconds for stage in statistics.stages)
+    return [f"  schemas   {seconds:.3f} s of waiting for masks"] if seconds else []
+
+
 def _restart_lines(snapshot: ProgressSnapshot) -> list[str]:
     number = snapshot.num_pipeline_restarts
     if not number:
@@ -147,6 +153,7 @@ def render_summary(snapshot: ProgressSnapshot) -> str:
         f"  speed     {snapshot.tokens_per_second:.1f} generated tokens/s"
         f" over {format_seconds(snapshot.elapsed_seconds)}",
         f"  KV cache  {_swap_line(statistics)}",
+        *_schema_lines(statistics),
         *_restart_lines(snapshot),
         f"  results   {snapshot.output_place}",
     ]
