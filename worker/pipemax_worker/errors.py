@@ -12,6 +12,7 @@
     ├── InvariantError                70  InternalError        a bug: an invariant is broken
     ├── OutputError                   74  OutputFailed         the output store refused a write
     ├── ModelDownloadError            74  ModelDownloadFailed  a model could not be fetched
+    ├── StoreNotSharedError           74  StoreNotShared       nodes do not see the same output
     ├── InputUnavailableError         74  InputUnavailable     the input's store does not answer
     ├── KVTierError                   74  KVTierFailed         host or NVMe tier could not be used
     ├── StoppedError                  75  Stopped              stopped on request; resumable
@@ -114,6 +115,16 @@ class ModelDownloadError(PipemaxError):
 
     exit_code = os.EX_IOERR
     reason = "ModelDownloadFailed"
+
+
+class StoreNotSharedError(PipemaxError):
+    """The nodes of a job do not see the same output location, or the others have not come yet.
+
+    Not the job file's exit code: a node that was late is found when the worker is started again.
+    """
+
+    exit_code = os.EX_IOERR
+    reason = "StoreNotShared"
 
 
 class InputUnavailableError(PipemaxError):
