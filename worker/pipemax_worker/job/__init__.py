@@ -7,7 +7,7 @@ the machine: whether a model or an input exists is the runner's question.
 from pipemax_worker.job.inference_job import API_VERSION, KIND, InferenceJob, Metadata
 from pipemax_worker.job.load import dump_job, load_job, parse_job
 from pipemax_worker.job.places import Place, PlaceKind, claim_mount_path, mount_path, parse_place
-from pipemax_worker.job.resolve import HubId, resolve_model, resolve_nvme, resolve_place
+from pipemax_worker.job.resolve import HubId, S3Folder, resolve_model, resolve_nvme, resolve_place
 from pipemax_worker.job.schema import json_schema
 from pipemax_worker.job.spec import InferenceJobSpec
 
@@ -20,6 +20,7 @@ __all__ = [
     "Metadata",
     "Place",
     "PlaceKind",
+    "S3Folder",
     "claim_mount_path",
     "dump_job",
     "json_schema",

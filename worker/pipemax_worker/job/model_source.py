@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from pipemax_worker.job.names import ModelName
-from pipemax_worker.job.places import FolderUri, is_hub_id, parse_place
+from pipemax_worker.job.places import FolderUri, PlaceKind, is_hub_id, parse_place
 from pipemax_worker.job.section import BrokenRule, Section
 
 
@@ -20,8 +20,8 @@ class ModelSpec(Section):
     such as `organisation/name`. An existing path wins over a hub id."""
 
     revision: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
-    """Branch, tag or commit of a hub id. Absent: its main branch. Refused by this version, which
-    does not download models yet."""
+    """Branch, tag or commit of a hub id. Absent: its main branch. Give a commit to a job that
+    runs for days: a branch may move, and a job goes on with the model that it began with only."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type that the model computes in. `auto`: float32 on a CPU; on a GPU the checkpoint's
@@ -34,9 +34,10 @@ class ModelSpec(Section):
     aliases: Annotated[tuple[ModelName, ...], Field(strict=False, max_length=16)] = ()
     """Further names that requests may give as `model`, each once."""
 
-    cache_dir: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = None
-    """Folder where models from a hub or an object store are kept. Absent: the hub's own cache
-    folder. Refused by this version, which does not download models yet."""
+    cache_dir: FolderUri | None = None
+    """Folder of the node where models from a hub or an object store are kept, for all jobs: a path,
+    `hostPath:///path` or `pvc://claim/path`. Absent: the hub's own cache folder (`HF_HUB_CACHE`,
+    `HF_HOME`), and `pipemax-models` beside it for object stores."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,6 +55,8 @@ class ModelSpec(Section):
     def broken_rules(self) -> Iterator[BrokenRule]:
         if self.revision is not None and not is_hub_id(self.uri):
             yield BrokenRule("revision", f"expected only with a hub id; uri is {self.uri!r}")
+        if self.cache_dir is not None and parse_place(self.cache_dir).kind is PlaceKind.S3:
+            yield BrokenRule("cacheDir", f"found {self.cache_dir!r}, expected a folder of the node")
         seen = {self.name}
         for position, alias in enumerate(self.aliases):
             if alias in seen:

@@ -26,6 +26,13 @@ class HubId:
     missing_path: Path
 
 
+@dataclass(frozen=True)
+class S3Folder:
+    """A model in an object store: ``s3://bucket/key``."""
+
+    uri: str
+
+
 def resolve_place(uri: str, base_folder: Path, mounts: Mapping[str, str]) -> str:
     """An absolute path, wildcards included, or the ``s3://`` URI as it is.
 
@@ -35,17 +42,16 @@ def resolve_place(uri: str, base_folder: Path, mounts: Mapping[str, str]) -> str
     return uri if place.kind is PlaceKind.S3 else str(_local_path(place, base_folder, mounts))
 
 
-def resolve_model(uri: str, base_folder: Path, mounts: Mapping[str, str]) -> Path | HubId:
+def resolve_model(
+    uri: str, base_folder: Path, mounts: Mapping[str, str]
+) -> Path | HubId | S3Folder:
     """The model's folder, or its hub id where the text is one and no such path exists.
 
-    Raises JobFileError as :func:`resolve_place`, and for ``s3://``, which has to be copied first.
+    Raises JobFileError as :func:`resolve_place`.
     """
     place = _parse(uri)
     if place.kind is PlaceKind.S3:
-        raise JobFileError(
-            f"spec.model.uri: found {uri!r}, expected a folder: models are not read from s3:// "
-            "yet; copy the model's folder to a path first"
-        )
+        return S3Folder(uri)
     path = _local_path(place, base_folder, mounts)
     return HubId(uri, path) if is_hub_id(uri) and not path.exists() else path
 

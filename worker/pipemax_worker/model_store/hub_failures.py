@@ -51,6 +51,7 @@ def translate_hub_error(error: Exception, model: HubModel, endpoint: str) -> Pip
         return SourceUnavailableError(
             f"{place}: the hub does not answer as it should ({_detail(error)}); check that it can "
             "be reached (HF_ENDPOINT names another one), then run again: what was fetched is kept"
+            f"{_no_folder(model)}"
         )
     return ModelDownloadError(f"{place}: the hub refuses the request ({_detail(error)})")
 

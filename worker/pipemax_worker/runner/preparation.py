@@ -19,7 +19,8 @@ from pipemax_worker.prompts.processor import PromptProcessor
 from pipemax_worker.prompts.settings import PromptSettings, SamplingDefaults
 from pipemax_worker.prompts.tokenizer import load_tokenizer
 from pipemax_worker.runner.model_files import check_weight_files
-from pipemax_worker.runner.places import Places, resolve_places
+from pipemax_worker.runner.model_provision import FetchModel, fetch_silently
+from pipemax_worker.runner.places import Places, resolve_inputs, resolve_places
 from pipemax_worker.runner.support import refuse_unsupported_fields
 
 
@@ -33,19 +34,25 @@ class PreparedJob:
     inputs: tuple[InputFile, ...]
 
 
-def prepare_job(job_file: Path, mounts: Mapping[str, str]) -> PreparedJob:
-    """Raises JobFileError, ModelNotFoundError, UnsupportedModelError, InputNotFoundError,
-    InputError: whatever is wrong, before anything is started."""
+def prepare_job(
+    job_file: Path, mounts: Mapping[str, str], fetch_model: FetchModel = fetch_silently
+) -> PreparedJob:
+    """``fetch_model`` is called for a model from afar, once everything else is found.
+
+    Raises JobFileError, ModelNotFoundError, UnsupportedModelError, InputNotFoundError, InputError,
+    and what ``fetch_model`` raises: whatever is wrong, before anything is started.
+    """
     job = load_job(job_file)
     refuse_unsupported_fields(job, job_file)
-    places = resolve_places(job, job_file, mounts)
+    inputs = discover_inputs(resolve_inputs(job, job_file, mounts))
+    places = resolve_places(job, job_file, mounts, fetch_model)
     model_config = load_model_config(places.model_folder)
     check_weight_files(places.model_folder)
     return PreparedJob(
         job=job,
         places=places,
         model_config=model_config,
-        inputs=discover_inputs(places.inputs),
+        inputs=inputs,
     )
 
 

@@ -15,7 +15,7 @@ def describe_start(job: InferenceJob, settings: SessionSettings) -> Iterator[str
     pipeline = settings.pipeline
     place = "the CPU" if pipeline.device == "cpu" else f"{pipeline.num_stages} GPUs"
     yield (
-        f"{job.metadata.name}: {pipeline.model_folder.name} in {pipeline.dtype} on {place}, "
+        f"{job.metadata.name}: {job.spec.model.names[0]} in {pipeline.dtype} on {place}, "
         f"stages: {pipeline.num_stages}, micro-batches: {settings.num_micro_batches}"
     )
     if job.spec.parallelism.nodes > 1:

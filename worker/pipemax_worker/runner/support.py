@@ -22,16 +22,6 @@ def refuse_unsupported_fields(job: InferenceJob, job_file: Path) -> None:
 
 def _unsupported(job: InferenceJob) -> Iterator[tuple[str, str]]:
     spec = job.spec
-    no_download = "not supported by this version, which does not download models; leave it out"
-    if spec.model.revision is not None:
-        yield "model.revision", no_download
-    if spec.model.cache_dir is not None:
-        yield "model.cacheDir", no_download
     nvme = spec.kv_cache.nvme
     if nvme is not None and nvme.writes_per_day is not None:
         yield "kvCache.nvme.writesPerDay", "not supported by this version; leave it out"
-    if spec.resume_from is not None:
-        yield (
-            "resumeFrom",
-            "not supported by this version; a job goes on with what lies at its own output",
-        )

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipemax_worker.contract.request import RecordKey, Request
+from pipemax_worker.dataset.inputs import InputFile, discover_inputs
 from pipemax_worker.dataset.places import open_store
 from pipemax_worker.dataset.ranges import plan_ranges
 from pipemax_worker.dataset.reader import Line, RangeReader
-from pipemax_worker.errors import RequestError
+from pipemax_worker.errors import ModelNotFoundError, RequestError
+from pipemax_worker.job.inference_job import InferenceJob
 from pipemax_worker.job.load import load_job
 from pipemax_worker.pipeline.gpus import count_gpus, gpu_memory_bytes
 from pipemax_worker.pipeline.settings import build_geometry
 from pipemax_worker.prompts.processor import PromptProcessor
 from pipemax_worker.runner.job_ledger import find_ledger
+from pipemax_worker.runner.model_provision import fetch_settings, locate, resolve_model_source
+from pipemax_worker.runner.places import resolve_inputs, resolve_output
 from pipemax_worker.runner.preparation import PreparedJob, build_processor, prepare_job
 from pipemax_worker.runner.session import build_scheduler
 from pipemax_worker.runner.sizing import derive_session_settings
@@ -46,17 +50,20 @@ def validate_job(
 ) -> ValidationReport:
     """Raises the error that ``run`` would raise for the file, the model, the input, the output or
     the sizes; faults of single lines, which ``run`` turns into records, are in the report."""
+    job = load_job(job_file)
+    refuse_unsupported_fields(job, job_file)
     if not check_places:
-        job = load_job(job_file)
-        refuse_unsupported_fields(job, job_file)
         return ValidationReport((f"{job_file}: InferenceJob {job.metadata.name} is valid",))
-    prepared = prepare_job(job_file, mounts)
+    folder, model_place = _locate_model(job, job_file, mounts)
+    if folder is None:
+        return _report_without_model(job, job_file, mounts, model_place, check_lines)
+    prepared = prepare_job(job_file, mounts, lambda _model, _settings: folder)
     processor = build_processor(prepared)
     store = open_store(prepared.places.output)
     store.probe()
     find_ledger(prepared, store)
     tiers, check_request = _check_sizes(prepared)
-    lines = (*_describe(job_file, prepared), tiers)
+    lines = (*_describe(job_file, prepared, model_place), tiers)
     if not check_lines:
         return ValidationReport(lines)
     check = InputCheck(processor, check_request)
@@ -64,6 +71,40 @@ def validate_job(
         for line in RangeReader(input_range):
             check.add(line)
     return ValidationReport((*lines, check.summary), check.faults)
+
+
+def _locate_model(
+    job: InferenceJob, job_file: Path, mounts: Mapping[str, str]
+) -> tuple[Path | None, str]:
+    """The folder, None if a run would fetch it first, and the model's place in words."""
+    source = resolve_model_source(job, job_file, mounts)
+    if isinstance(source, Path):
+        return source, str(source)
+    return locate(source, fetch_settings(job, job_file, mounts))
+
+
+def _report_without_model(
+    job: InferenceJob,
+    job_file: Path,
+    mounts: Mapping[str, str],
+    model_place: str,
+    check_lines: bool,
+) -> ValidationReport:
+    """What can be said of a job whose model a run would fetch first."""
+    if check_lines:
+        raise ModelNotFoundError(
+            f"{model_place}; --input needs its tokenizer: run the job once, or validate without"
+        )
+    inputs = discover_inputs(resolve_inputs(job, job_file, mounts))
+    output = resolve_output(job, job_file, mounts)
+    open_store(output).probe()
+    return ValidationReport(
+        (
+            f"{job_file}: InferenceJob {job.metadata.name} is valid",
+            f"  model     {model_place}",
+            *_describe_places(inputs, output),
+        )
+    )
 
 
 def _check_sizes(prepared: PreparedJob) -> tuple[str, Callable[[Request], None]]:
@@ -80,17 +121,22 @@ def _check_sizes(prepared: PreparedJob) -> tuple[str, Callable[[Request], None]]
     return describe_tiers(geometry), build_scheduler(settings, geometry).check_request
 
 
-def _describe(job_file: Path, prepared: PreparedJob) -> tuple[str, ...]:
+def _describe(job_file: Path, prepared: PreparedJob, model_place: str) -> tuple[str, ...]:
     config = prepared.model_config
-    size_bytes = sum(file.size_bytes for file in prepared.inputs)
-    num_files = len(prepared.inputs)
     return (
         f"{job_file}: InferenceJob {prepared.job.metadata.name} is valid",
-        f"  model     {prepared.places.model_folder}: {config.architecture}, "
+        f"  model     {model_place}: {config.architecture}, "
         f"{config.num_hidden_layers} layers, context {config.max_position_embeddings} tokens",
-        f"  input     {num_files} {'file' if num_files == 1 else 'files'}, "
-        f"{format_bytes(size_bytes)}",
-        f"  output    {prepared.places.output}: writable",
+        *_describe_places(prepared.inputs, prepared.places.output),
+    )
+
+
+def _describe_places(inputs: Sequence[InputFile], output: str) -> tuple[str, ...]:
+    size_bytes = sum(file.size_bytes for file in inputs)
+    files = "file" if len(inputs) == 1 else "files"
+    return (
+        f"  input     {len(inputs)} {files}, {format_bytes(size_bytes)}",
+        f"  output    {output}: writable",
     )
 
 

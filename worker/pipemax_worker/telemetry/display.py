@@ -24,6 +24,11 @@ PLAIN_INTERVAL_SECONDS = 10.0
 class Display(Protocol):
     def update(self, snapshot: ProgressSnapshot) -> None: ...
     def message(self, text: str) -> None: ...
+
+    def status(self, text: str, elapsed_seconds: float) -> None:
+        """What takes its time before there is a snapshot: shown in place, or now and then."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -48,6 +53,7 @@ class PlainDisplay:
         self._interval_seconds = interval_seconds
         self._show_messages = show_messages
         self._next_seconds = first_seconds
+        self._next_status_seconds = first_seconds
 
     def update(self, snapshot: ProgressSnapshot) -> None:
         if snapshot.elapsed_seconds < self._next_seconds:
@@ -57,6 +63,11 @@ class PlainDisplay:
 
     def message(self, text: str) -> None:
         if self._show_messages:
+            print(text, file=self._stream, flush=True)
+
+    def status(self, text: str, elapsed_seconds: float) -> None:
+        if elapsed_seconds >= self._next_status_seconds:
+            self._next_status_seconds = elapsed_seconds + self._interval_seconds
             print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
@@ -76,6 +87,9 @@ class LiveDisplay:
 
     def message(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
+
+    def status(self, text: str, elapsed_seconds: float) -> None:
+        self._live.update(Text(text))
 
     def close(self) -> None:
         self._live.stop()
