@@ -41,17 +41,21 @@ class FakeModel:
         self.num_forwards += 1
         is_first = entering.dtype == torch.int64
         values = entering.double() if is_first else entering[:, 0].double()  # [num_tokens]
-        kv[batch.slots, :, :, batch.offsets] = values.to(kv.dtype)[:, None, None, None, None]
+        kv[batch.indices.slots, :, :, batch.indices.offsets] = values.to(kv.dtype)[
+            :, None, None, None, None
+        ]
         leaving = torch.empty_like(values)
         for index in range(batch.num_requests):
-            rows = slice(int(batch.query_starts[index]), int(batch.query_starts[index + 1]))
-            table = batch.block_tables[
-                int(batch.table_starts[index]) : int(batch.table_starts[index + 1])
+            rows = slice(
+                int(batch.indices.query_starts[index]), int(batch.indices.query_starts[index + 1])
+            )
+            table = batch.indices.block_tables[
+                int(batch.indices.table_starts[index]) : int(batch.indices.table_starts[index + 1])
             ]
-            leaving[rows] = self._mix(values[rows], batch.positions[rows], kv[table])
+            leaving[rows] = self._mix(values[rows], batch.indices.positions[rows], kv[table])
         if self.config.stage < self.config.num_stages - 1:
             return leaving.to(self.dtype)[:, None].repeat(1, self.hidden_size)
-        sampled = leaving[batch.sample_rows].long()  # [num_sampled]
+        sampled = leaving[batch.indices.sample_rows].long()  # [num_sampled]
         return torch.nn.functional.one_hot(sampled, PRIME).to(self.dtype)
 
     def _mix(

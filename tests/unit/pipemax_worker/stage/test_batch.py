@@ -31,14 +31,15 @@ def test_a_chunk_and_two_decoding_requests() -> None:
         CPU,
     )
     assert (batch.num_tokens, batch.num_requests, batch.block_tokens) == (7, 3, 4)
-    assert batch.positions.tolist() == [0, 1, 2, 3, 4, 4, 3]
-    assert batch.slots.tolist() == [7, 7, 7, 7, 3, 2, 5]
-    assert batch.offsets.tolist() == [0, 1, 2, 3, 0, 0, 3]
-    assert batch.query_starts.tolist() == [0, 5, 6, 7]
-    assert batch.context_lens.tolist() == [5, 5, 4]
-    assert batch.table_starts.tolist() == [0, 2, 4, 5]
-    assert batch.block_tables.tolist() == [7, 3, 9, 2, 5]
-    assert batch.sample_rows.tolist() == [5, 6]
+    indices = batch.indices
+    assert indices.positions.tolist() == [0, 1, 2, 3, 4, 4, 3]
+    assert indices.slots.tolist() == [7, 7, 7, 7, 3, 2, 5]
+    assert indices.offsets.tolist() == [0, 1, 2, 3, 0, 0, 3]
+    assert indices.query_starts.tolist() == [0, 5, 6, 7]
+    assert indices.context_lens.tolist() == [5, 5, 4]
+    assert indices.table_starts.tolist() == [0, 2, 4, 5]
+    assert indices.block_tables.tolist() == [7, 3, 9, 2, 5]
+    assert indices.sample_rows.tolist() == [5, 6]
     assert batch.sample_ids == (11, 12)
     assert batch.host.num_new_tokens.tolist() == [5, 1, 1]
 
@@ -62,19 +63,20 @@ def test_every_new_token_goes_where_its_table_says(
             expected.append((position, slot, position % block_tokens))
         if needs_sample:
             sampled.append(len(expected) - 1)
-    batch = build_batch(schedule, block_tokens, CPU)
+    indices = build_batch(schedule, block_tokens, CPU).indices
     places = zip(
-        batch.positions.tolist(), batch.slots.tolist(), batch.offsets.tolist(), strict=True
+        indices.positions.tolist(), indices.slots.tolist(), indices.offsets.tolist(), strict=True
     )
     assert list(places) == expected
-    assert batch.sample_rows.tolist() == sampled
+    assert indices.sample_rows.tolist() == sampled
     assert all(
-        tensor.dtype == torch.int64 for tensor in (batch.positions, batch.slots, batch.sample_rows)
+        tensor.dtype == torch.int64
+        for tensor in (indices.positions, indices.slots, indices.sample_rows)
     )
 
 
 def test_slots_allocated_ahead_are_allowed() -> None:
-    assert build_batch([scheduled(0, 0, 2, [4, 5, 6])], 2, CPU).slots.tolist() == [4, 4]
+    assert build_batch([scheduled(0, 0, 2, [4, 5, 6])], 2, CPU).host.slots.tolist() == [4, 4]
 
 
 class TestInvariants:

@@ -62,7 +62,7 @@ def _members(host: HostIndices) -> Iterator[Indices]:
 
 
 def _build_group(batch: Batch, members: Indices) -> AttentionGroup:
-    host, device = batch.host, batch.positions.device
+    host, device = batch.host, batch.device
     num_queries = int(host.num_new_tokens[members[0]])
     num_blocks = -(-host.context_lens[members] // batch.block_tokens)
     columns = np.minimum(np.arange(num_blocks.max()), num_blocks[:, None] - 1)
@@ -85,7 +85,7 @@ def append(kv: torch.Tensor, batch: Batch, keys: torch.Tensor, values: torch.Ten
         largest = torch.finfo(kv.dtype).max
         both = both.clamp(-largest, largest).to(kv.dtype).view(torch.uint8)
         kv = kv.view(torch.uint8)  # indexing has no fp8 form
-    kv.transpose(1, 2)[batch.slots, batch.offsets] = both.to(kv.dtype)
+    kv.transpose(1, 2)[batch.indices.slots, batch.indices.offsets] = both.to(kv.dtype)
 
 
 def gather(

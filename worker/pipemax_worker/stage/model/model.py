@@ -65,7 +65,7 @@ class StageModel:
         ``hidden_or_token_ids``: token ids [num_tokens] on the first stage, else the previous
         stage's result [num_tokens, hidden]. ``kv``: [num_slots, num_layers, 2, block_tokens,
         num_kv_heads, head_dim] of any KV dtype. Returns hidden [num_tokens, hidden]; on the last
-        stage logits [num_sampled, vocab] float32, for ``batch.sample_rows`` alone.
+        stage logits [num_sampled, vocab] float32, for the batch's sample rows alone.
 
         Raises InvariantError if the batch does not fit the input or ``kv``.
         """
@@ -76,10 +76,12 @@ class StageModel:
         kernels = self._kernels(batch, kv)
         for index, layer in enumerate(self._layers):
             hidden = layer(hidden, kv[:, index], kernels)
-        return hidden if self._head is None else self._head(hidden, batch.sample_rows, kernels)
+        return (
+            hidden if self._head is None else self._head(hidden, batch.indices.sample_rows, kernels)
+        )
 
     def _kernels(self, batch: Batch, kv: torch.Tensor) -> Kernels:
-        cos, sin = self._rope(batch.positions)
+        cos, sin = self._rope(batch.indices.positions)
         if self._native is not None and self._native.supports(kv):
             return self._native.begin(batch, cos, sin)
         return TorchKernels(batch, cos, sin)

@@ -62,7 +62,14 @@ class Case:
         random = torch.Generator().manual_seed(self.seed)
         width = shape.num_query_columns + 2 * shape.num_kv_columns
         qkv = torch.randn(batch.num_tokens, width, generator=random)
-        size = (len(batch.block_tables), 3, 2, self.block_tokens, self.num_kv_heads, self.head_dim)
+        size = (
+            len(batch.indices.block_tables),
+            3,
+            2,
+            self.block_tokens,
+            self.num_kv_heads,
+            self.head_dim,
+        )
         pool = torch.randn(size, generator=random).to(self.kv_dtype)
         return batch, qkv, pool[:, 1]
 
@@ -86,13 +93,17 @@ def plain_attention(case: Case, batch: Batch, qkv: torch.Tensor, kv: torch.Tenso
     shape, rows = case.shape, []
     queries = qkv[:, : shape.num_query_columns].view(-1, shape.num_heads, shape.head_dim)
     for request, (done, new) in enumerate(case.requests):
-        start = int(batch.table_starts[request])
+        start = int(batch.indices.table_starts[request])
         for index in range(new):
-            query = queries[int(batch.query_starts[request]) + index]
+            query = queries[int(batch.indices.query_starts[request]) + index]
             last = done + index
             first = 0 if case.window is None else max(0, last - case.window + 1)
             seen = [
-                kv[batch.block_tables[start + p // case.block_tokens], :, p % case.block_tokens]
+                kv[
+                    batch.indices.block_tables[start + p // case.block_tokens],
+                    :,
+                    p % case.block_tokens,
+                ]
                 for p in range(first, last + 1)
             ]
             keys, values = torch.stack(seen).float().unbind(1)  # [seen, num_kv_heads, head_dim]
