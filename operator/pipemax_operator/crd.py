@@ -12,7 +12,7 @@ from typing import Any
 from pipemax_worker.job import json_schema
 
 from pipemax_operator import names
-from pipemax_operator.crd_rules import CEL_RULES, Rule
+from pipemax_operator.crd_rules import CEL_RULES, PLACE_PATTERNS, UNIQUE_LISTS, Rule
 from pipemax_operator.crd_status import STATUS_SCHEMA
 
 Schema = dict[str, Any]
@@ -25,6 +25,9 @@ _SECTIONS_WITH_DEFAULTS = (
     "errorPolicy",
     "scheduling",
 )
+
+_MAX_QUANTITY_LENGTH = 48
+_MAX_EXACT_INTEGER = 2**53
 
 PRINTER_COLUMNS = (
     ("Phase", "string", ".status.phase", 0, "Where the job is."),
@@ -93,18 +96,39 @@ def build_schema() -> Schema:
         properties[field].pop("enum")
     for section in _SECTIONS_WITH_DEFAULTS:
         properties["spec"]["properties"][section]["default"] = {}
+    _fit_bounds(schema)
+    for path in UNIQUE_LISTS:
+        _find(schema, path)["x-kubernetes-list-type"] = "set"
+    places = _find(schema, "spec.input.uris[]")
+    places["allOf"] = [{"pattern": pattern} for pattern in PLACE_PATTERNS]
     for rule in CEL_RULES:
         _attach(schema, rule)
     properties["status"] = copy.deepcopy(STATUS_SCHEMA)
     return schema
 
 
-def _attach(schema: Schema, rule: Rule) -> None:
+def _find(schema: Schema, path: str) -> Schema:
     node = schema
-    for part in rule.path.split("."):
+    for part in path.split("."):
         node = node["properties"][part.removesuffix("[]")]
         if part.endswith("[]"):
             node = node["items"]
+    return node
+
+
+def _fit_bounds(node: Schema) -> None:
+    """A longest length for every quantity and duration, since the cost of a rule is estimated by
+    it; and no bound that a double cannot hold, which the API server turns into a negative one."""
+    if node.get("x-kubernetes-int-or-string"):
+        node["maxLength"] = _MAX_QUANTITY_LENGTH
+    if node.get("maximum", 0) > _MAX_EXACT_INTEGER:
+        del node["maximum"]
+    for child in node.get("properties", {}).values():
+        _fit_bounds(child)
+
+
+def _attach(schema: Schema, rule: Rule) -> None:
+    node = _find(schema, rule.path)
     entry = {"rule": rule.rule, "message": rule.message}
     if rule.field is not None:
         entry["fieldPath"] = rule.field

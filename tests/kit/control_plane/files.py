@@ -8,7 +8,6 @@ from pathlib import Path
 
 import yaml
 
-
 # ``admin`` may do all; the others are what a real cluster gives each component.
 _GROUP_OF_USER = {
     "admin": "system:masters",
