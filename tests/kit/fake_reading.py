@@ -41,7 +41,7 @@ class Reading:
         self.collector = Collector(self.ledger)
         self.feed = RequestFeed(
             self.store,
-            RangeClaims(self.ledger, worker),
+            RangeClaims(self.ledger, worker, self.clock),
             build_processor(prepared),
             self.collector,
             self.clock,
@@ -54,12 +54,15 @@ class Reading:
         self.collector.add_finished(self.engine.step())
         self.collector.flush()
 
-    def run(self, max_turns: int = 1000) -> None:
-        """To the end."""
+    def run(self, max_turns: int = 1000, turn_seconds: float = 0.0) -> None:
+        """To the end of the job."""
         for _ in range(max_turns):
             self.turn()
-            if self.feed.is_exhausted and not self.engine.has_unfinished_requests:
-                return
+            self.clock.seconds += turn_seconds
+            if self.feed.is_idle and not self.engine.has_unfinished_requests:
+                self.collector.flush(everything=True)
+                if self.feed.is_exhausted:
+                    return
         raise AssertionError(f"not at the end after {max_turns} turns")
 
     def heads(self) -> list[RecordHead]:

@@ -103,15 +103,7 @@ class Ledger:
         inputs or another fingerprint, or if results lie there without a ledger.
         """
         files = sorted(inputs, key=lambda file: file.name)
-        wanted = LedgerJob(
-            version=LEDGER_VERSION,
-            created_at=_timestamp(),
-            range_bytes=range_bytes,
-            smallest_range_bytes=smallest_range_bytes or range_bytes,
-            ranges_per_size=RANGES_PER_SIZE,
-            inputs=tuple(_identity(file) for file in files),
-            fingerprint=fingerprint.parts,
-        )
+        wanted = build_ledger_job(files, fingerprint, range_bytes, smallest_range_bytes)
         found = _read_job(store)
         if found is None:
             _refuse_orphans(store)
@@ -180,6 +172,24 @@ class Ledger:
     def give_up_retry(self) -> None:
         """The retry was ended for good by errorPolicy: the next one is another."""
         self._done.give_up_retry()
+
+
+def build_ledger_job(
+    files: Sequence[InputFile],
+    fingerprint: Fingerprint,
+    range_bytes: int,
+    smallest_range_bytes: int | None = None,
+) -> LedgerJob:
+    """A job that begins now. ``files`` are sorted by name."""
+    return LedgerJob(
+        version=LEDGER_VERSION,
+        created_at=_timestamp(),
+        range_bytes=range_bytes,
+        smallest_range_bytes=smallest_range_bytes or range_bytes,
+        ranges_per_size=RANGES_PER_SIZE,
+        inputs=tuple(_identity(file) for file in files),
+        fingerprint=fingerprint.parts,
+    )
 
 
 def diff_jobs(old: LedgerJob, new: LedgerJob) -> tuple[Change, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pipemax_worker.contract.request import FinishedRequest, RecordKey, StopChecker
@@ -23,7 +23,9 @@ class Collector:
     """The one writer of records. A choice that finishes waits here for its siblings.
 
     failed_reasons  error code -> how many records of this run carry it.
+    found_reasons   the same of records that earlier runs have left in the ranges it took up.
     bytes_done      bytes of the input in ranges that this run has completed.
+    num_ranges_done how many these are.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -34,7 +36,9 @@ class Collector:
         self._num_succeeded = 0
         self._counts_found = RecordCounts()
         self.failed_reasons: Counter[str] = Counter()
+        self.found_reasons: Counter[str] = Counter()
         self.bytes_done = 0
+        self.num_ranges_done = 0
 
     @property
     def counts(self) -> RecordCounts:
@@ -49,10 +53,20 @@ class Collector:
         """Lines whose requests are in the engine."""
         return sum(len(work.pending) for work in self._open.values())
 
+    @property
+    def open_ranges(self) -> Collection[int]:
+        """Indices of the ranges that this worker has in hand."""
+        return self._open.keys()
+
     def open(self, work: RangeWork) -> None:
         self._open[work.input_range.index] = work
         self._work_of_file.setdefault(work.input_range.file.name, []).append(work)
         self._counts_found += work.writer.counts
+        self.found_reasons += work.writer.failed_codes
+
+    def copy_portion(self, work: RangeWork) -> None:
+        """Take over the next portion of an earlier job's records. Raises OutputError."""
+        self._counts_found += RecordCounts(completed=work.copy_portion())
 
     def expect(self, work: RangeWork, line: Line, prepared: PreparedLine) -> None:
         """``line``'s requests are about to be given to the engine."""
@@ -78,6 +92,8 @@ class Collector:
             if found is None:
                 continue  # its range was lost to a newer attempt
             work, pending = found
+            if any(other.choice == one.choice for other in pending.finished):
+                continue  # of an earlier turn at this range: lost, then taken over again
             pending.finished.append(one)
             if pending.is_complete:
                 del work.pending[one.key]
@@ -95,6 +111,7 @@ class Collector:
             elif work.is_complete:
                 self._ledger.finish(work.writer.summary(work.num_lines))
                 self.bytes_done += work.input_range.size_bytes
+                self.num_ranges_done += 1
                 self._forget(work)
 
     @property

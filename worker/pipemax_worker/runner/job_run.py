@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
 from pipemax_worker.contract.clock import Clock
 from pipemax_worker.contract.statistics import StepRecord
@@ -20,13 +23,14 @@ from pipemax_worker.telemetry.display import Display
 from pipemax_worker.telemetry.progress import ProgressSnapshot
 
 PUBLISH_INTERVAL_SECONDS = 0.25
+WAIT_SECONDS = 0.2
 
 
 class JobRun:
     """One run of one job on this node, from a started engine on.
 
     ``snapshot`` is the latest published picture: one frozen value, replaced as a whole, so that the
-    HTTP thread may read it at any time.
+    HTTP thread may read it at any time. ``at_stop`` parks what is unfinished; it raises nothing.
     """
 
     def __init__(
@@ -40,6 +44,8 @@ class JobRun:
         clock: Clock,
         output_place: str,
         observe_step: Callable[[StepRecord], None],
+        sleep: Callable[[float], None] = time.sleep,
+        at_stop: Callable[[StopRequest], None] | None = None,
     ) -> None:
         self._job_name = job_name
         self._engine = engine
@@ -49,8 +55,11 @@ class JobRun:
         self._clock = clock
         self._output_place = output_place
         self._observe_step = observe_step
+        self._sleep = sleep
+        self._at_stop = at_stop
         self._input_bytes = sum(input_range.size_bytes for input_range in ledger.ranges)
-        self._counts_before, self._bytes_before = _what_is_done(ledger)
+        self._before = _what_is_done(ledger)
+        self._num_ranges = len(ledger.ranges)
         self._start_seconds = clock.now()
         self._published_seconds = float("-inf")
         self.snapshot = self._draw("Running")
@@ -70,8 +79,14 @@ class JobRun:
             # What ended the run is what must be told, even if this flush fails as well.
             with contextlib.suppress(PipemaxError):
                 self._collector.flush(everything=True)
-            self.publish("Stopped" if isinstance(error, StoppedError) else "Failed")
+            is_stopped = isinstance(error, StoppedError)
+            if is_stopped and self._at_stop is not None:
+                self._at_stop(stop)
+            self.publish("Stopped" if is_stopped else "Failed")
+            if not is_stopped:  # else the next run of this node is expected soon, and goes on
+                self._feed.close()
             raise
+        self._feed.close()
         self.publish("CompletedWithErrors" if self._counts.failed else "Complete")
         return self.snapshot
 
@@ -87,8 +102,12 @@ class JobRun:
                     "written, and the same command continues the job"
                 )
             self._feed.fill(self._engine)
-            if self._feed.is_exhausted and not self._engine.has_unfinished_requests:
-                break
+            if self._feed.is_idle and not self._engine.has_unfinished_requests:
+                self._collector.flush(everything=True)
+                if self._feed.is_exhausted:
+                    break
+                # Others have the rest. Whoever falls silent is noticed by the feed.
+                self._sleep(WAIT_SECONDS)
             self._collector.add_finished(self._engine.step())
             for step in self._engine.take_step_records():
                 self._observe_step(step)
@@ -96,10 +115,14 @@ class JobRun:
                 self._collector.flush()
                 self._judge(error_policy, is_final=False)
                 self.publish("Running")
-        self._judge(error_policy, is_final=True)
+        num_known = self._before.num_ranges + self._collector.num_ranges_done
+        # With other workers it is their records as well that decide: the manifest counts them.
+        self._judge(error_policy, is_final=num_known == self._num_ranges)
 
     def _judge(self, error_policy: ErrorPolicySpec, is_final: bool) -> None:
-        check_failures(error_policy, self._counts, self._collector.failed_reasons, is_final)
+        collector = self._collector
+        reasons = self._before.failed_codes + collector.found_reasons + collector.failed_reasons
+        check_failures(error_policy, self._counts, reasons, is_final)
 
     def publish(self, phase: str) -> None:
         """Draw a new picture for display, metrics and progress."""
@@ -110,7 +133,7 @@ class JobRun:
     @property
     def _counts(self) -> RecordCounts:
         """Of the whole job: this run's records and all earlier ones."""
-        return self._counts_before + self._collector.counts
+        return self._before.counts + self._collector.counts
 
     def _elapsed_seconds(self) -> float:
         return self._clock.now() - self._start_seconds
@@ -126,7 +149,7 @@ class JobRun:
             num_failed=counts.failed,
             num_in_flight=collector.num_pending,
             input_bytes_total=self._input_bytes,
-            input_bytes_done=self._bytes_before
+            input_bytes_done=self._before.num_bytes
             + collector.bytes_done
             + collector.bytes_in_progress,
             elapsed_seconds=elapsed,
@@ -134,15 +157,25 @@ class JobRun:
             statistics=statistics,
             failed_reasons=dict(collector.failed_reasons),
             output_place=self._output_place,
-            input_bytes_found=self._bytes_before,
+            input_bytes_found=self._before.num_bytes,
             num_pipeline_restarts=self._engine.num_restarts,
         )
 
 
-def _what_is_done(ledger: Ledger) -> tuple[RecordCounts, int]:
-    """Records, and bytes of the input, of the ranges that earlier runs have completed."""
-    counts, num_bytes = RecordCounts(), 0
+class _Done(NamedTuple):
+    """Of the ranges that earlier runs, or others, have completed: ``num_bytes`` of the input."""
+
+    num_ranges: int
+    counts: RecordCounts
+    failed_codes: Counter[str]
+    num_bytes: int
+
+
+def _what_is_done(ledger: Ledger) -> _Done:
+    num_ranges, counts, codes, num_bytes = 0, RecordCounts(), Counter[str](), 0
     for summary in ledger.summaries():
+        num_ranges += 1
         counts += summary.counts
+        codes.update(summary.failed_codes)
         num_bytes += ledger.ranges[summary.range_index].size_bytes
-    return counts, num_bytes
+    return _Done(num_ranges, counts, codes, num_bytes)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import uuid
 from collections import Counter
 from pathlib import Path
 from typing import TextIO
@@ -14,26 +11,38 @@ from pipemax_worker import __version__
 from pipemax_worker.contract.clock import MonotonicClock
 from pipemax_worker.dataset.claims import RangeClaims
 from pipemax_worker.dataset.ledger import Ledger
-from pipemax_worker.dataset.manifest import write_manifest
+from pipemax_worker.dataset.manifest import Manifest, write_manifest
 from pipemax_worker.dataset.object_store import ObjectStore
 from pipemax_worker.dataset.places import open_store
+from pipemax_worker.dataset.workers import name_this_worker
 from pipemax_worker.errors import StoppedError
 from pipemax_worker.pipeline.gpus import count_gpus
 from pipemax_worker.prompts.processor import PromptProcessor
 from pipemax_worker.runner.collector import Collector
 from pipemax_worker.runner.failures import check_failures
 from pipemax_worker.runner.feed import RequestFeed
-from pipemax_worker.runner.job_ledger import find_ledger, open_ledger
+from pipemax_worker.runner.job_ledger import (
+    begin_retry,
+    closing_failed_job,
+    find_earlier_results,
+    find_ledger,
+    open_earlier_results,
+    open_ledger,
+)
 from pipemax_worker.runner.job_run import JobRun
-from pipemax_worker.runner.nvme_folder import nvme_run_folder
+from pipemax_worker.runner.model_provision import fetch_with_display
+from pipemax_worker.runner.node_sharing import check_sharing
+from pipemax_worker.runner.nvme_folder import derive_job_key, nvme_run_folder, remove_parked
 from pipemax_worker.runner.options import RunOptions
+from pipemax_worker.runner.parked_requests import ParkedRequests, identify_job
+from pipemax_worker.runner.parking import JobParking
 from pipemax_worker.runner.preparation import PreparedJob, build_processor, prepare_job
 from pipemax_worker.runner.recovering_engine import RecoveringEngine
 from pipemax_worker.runner.restart import RestartablePipeline
 from pipemax_worker.runner.serving import Served, serve_telemetry
 from pipemax_worker.runner.session import Session, open_session
 from pipemax_worker.runner.signals import StopRequest, stop_on_signals
-from pipemax_worker.runner.sizing import derive_session_settings
+from pipemax_worker.runner.sizing import SessionSettings, derive_session_settings
 from pipemax_worker.runner.start_messages import describe_stage, describe_start, describe_tiers
 from pipemax_worker.telemetry.display import Display, open_display, render_summary
 from pipemax_worker.telemetry.metrics import Metrics
@@ -46,7 +55,9 @@ def run_job(job_file: Path, options: RunOptions, stream: TextIO) -> str:
     and reason say how it ended, in every other case.
     """
     with stop_on_signals() as stop:
-        prepared = prepare_job(job_file, options.mounts)
+        with contextlib.closing(open_display(stream, options.quiet)) as display:
+            fetch_model = fetch_with_display(display, stop)
+            prepared = prepare_job(job_file, options.mounts, fetch_model)
         if prepared.job.spec.suspend:
             raise StoppedError(f"{job_file}: spec.suspend is true; set it to false to run the job")
         processor = build_processor(prepared)
@@ -54,28 +65,42 @@ def run_job(job_file: Path, options: RunOptions, stream: TextIO) -> str:
         store.probe()
         ledger = find_ledger(prepared, store)
         if ledger is not None and ledger.is_finished:
-            return _finish_again(prepared, store, ledger)
+            manifest = write_manifest(store, ledger)
+            if not (options.retry_failed and manifest.counts.failed):
+                return _finish_again(prepared, manifest)
+        find_earlier_results(prepared)  # refuses another job's before anything is started
         display = open_display(stream, options.quiet)
         try:
-            return _run(prepared, processor, store, options, stop, display)
+            with stop.interrupting():
+                check_sharing(prepared, store, display.message)
+            return _run(prepared, processor, store, ledger, options, stop, display)
         finally:
             display.close()
 
 
-def _finish_again(prepared: PreparedJob, store: ObjectStore, ledger: Ledger) -> str:
+def _finish_again(prepared: PreparedJob, manifest: Manifest) -> str:
     """Nothing is left to run; a policy that was exceeded still is."""
-    manifest = write_manifest(store, ledger)
-    check_failures(prepared.job.spec.error_policy, manifest.counts, Counter(), is_final=True)
+    _remove_parked(prepared)
+    _judge(prepared, manifest)
+    failed = manifest.counts.failed
+    hint = f"; {failed} failed: --retry-failed runs them again" if failed else ""
     return (
-        f"{prepared.job.metadata.name}: every request already has a record; nothing to do\n"
+        f"{prepared.job.metadata.name}: every request already has a record; nothing to do{hint}\n"
         f"  results   {prepared.places.output}"
     )
+
+
+def _judge(prepared: PreparedJob, manifest: Manifest) -> None:
+    """By all records, whichever worker's."""
+    policy, reasons = prepared.job.spec.error_policy, Counter(manifest.failed_codes)
+    check_failures(policy, manifest.counts, reasons, is_final=True)
 
 
 def _run(
     prepared: PreparedJob,
     processor: PromptProcessor,
     store: ObjectStore,
+    found_ledger: Ledger | None,
     options: RunOptions,
     stop: StopRequest,
     display: Display,
@@ -85,42 +110,59 @@ def _run(
         stack.callback(processor.close)
         with stop.interrupting():
             stack.enter_context(serve_telemetry(options, served, display.message))
-            pipeline = _start_pipeline(prepared, stack, stop, display)
+            pipeline, parked = _start_pipeline(prepared, found_ledger, stack, stop, display)
         ledger = open_ledger(prepared, store)
-        run = _build_run(prepared, processor, store, ledger, pipeline, served, display)
+        if options.retry_failed:
+            begin_retry(store, ledger)
+        if ledger.retry:
+            display.message(f"retry {ledger.retry}: what failed or is missing is run again")
+        run = _build_run(prepared, processor, store, ledger, pipeline, parked, served, display)
         spec = prepared.job.spec
-        snapshot = run.run(stop, spec.error_policy, spec.deadline)
-    if not ledger.is_finished:
-        num_left = len(ledger.ranges) - len(ledger.done_ranges())
-        raise StoppedError(
-            f"{num_left} of {len(ledger.ranges)} ranges of the input were taken over by another "
-            "run of this job, which has not finished them; run the same command again after it"
-        )
-    write_manifest(store, ledger)
+        with closing_failed_job(store, ledger):
+            snapshot = run.run(stop, spec.error_policy, spec.deadline)
+    _remove_parked(prepared)
+    _judge(prepared, write_manifest(store, ledger))
     return render_summary(snapshot)
 
 
+def _remove_parked(prepared: PreparedJob) -> None:
+    remove_parked(prepared.places.nvme_folder, derive_job_key(prepared.places.output))
+
+
 def _start_pipeline(
-    prepared: PreparedJob, stack: contextlib.ExitStack, stop: StopRequest, display: Display
-) -> RestartablePipeline:
+    prepared: PreparedJob,
+    ledger: Ledger | None,
+    stack: contextlib.ExitStack,
+    stop: StopRequest,
+    display: Display,
+) -> tuple[RestartablePipeline, ParkedRequests]:
     """Start the pipeline; ``stack`` ends it. Raises what ``open_session`` raises, and JobFileError,
     KVTierError."""
     job, places = prepared.job, prepared.places
     has_nvme = job.spec.kv_cache.nvme is not None
-    nvme_folder = stack.enter_context(nvme_run_folder(places.nvme_folder, has_nvme))
+    folder = stack.enter_context(
+        nvme_run_folder(places.nvme_folder, has_nvme, derive_job_key(places.output))
+    )
+    nvme_path = None if folder is None else folder.path
     settings = derive_session_settings(
-        job.spec, prepared.model_config, places.model_folder, nvme_folder, count_gpus()
+        job.spec, prepared.model_config, places.model_folder, nvme_path, count_gpus()
     )
     for line in describe_start(job, settings):
         display.message(line)
 
-    def open_pipeline() -> contextlib.AbstractContextManager[Session]:
+    identity = identify_job(prepared, settings, ledger)
+    parked = stack.enter_context(ParkedRequests.load(folder, identity, display.message))
+
+    def open_adopting(settings: SessionSettings) -> contextlib.AbstractContextManager[Session]:
         return open_session(settings, lambda ready: display.message(describe_stage(ready)))
+
+    def open_pipeline() -> contextlib.AbstractContextManager[Session]:
+        return parked.adopting(settings, open_adopting)
 
     pipeline = RestartablePipeline(open_pipeline, display.message, stop.interrupting)
     stack.enter_context(pipeline)
     display.message(describe_tiers(pipeline.session.geometry))
-    return pipeline
+    return pipeline, parked
 
 
 def _build_run(
@@ -129,19 +171,35 @@ def _build_run(
     store: ObjectStore,
     ledger: Ledger,
     pipeline: RestartablePipeline,
+    parked: ParkedRequests,
     served: Served,
     display: Display,
 ) -> JobRun:
     job, clock = prepared.job, MonotonicClock()
     collector, session = Collector(ledger), pipeline.session
     look_ahead = job.spec.engine.look_ahead
-    claims = RangeClaims(ledger, worker_name())
-    feed = RequestFeed(store, claims, processor, collector, clock, look_ahead)
+    claims = RangeClaims(ledger, name_this_worker(), clock)
+    feed = RequestFeed(
+        store,
+        claims,
+        processor,
+        collector,
+        clock,
+        look_ahead,
+        parked,
+        retry=ledger.retry,
+        earlier=open_earlier_results(prepared, store),
+    )
     load_seconds = [stage.load_seconds for stage in session.stages]
     metrics = Metrics(lambda: run.snapshot, session.geometry, __version__, load_seconds)
+    engine = RecoveringEngine(pipeline, collector.stop_checker, display.message)
+    grace_seconds = job.spec.grace_period_seconds
+    parking = JobParking(
+        parked, ledger, pipeline, engine, collector, clock, grace_seconds, display.message
+    )
     run = JobRun(
         job.metadata.name,
-        RecoveringEngine(pipeline, collector.stop_checker, display.message),
+        engine,
         feed,
         collector,
         ledger,
@@ -149,12 +207,8 @@ def _build_run(
         clock,
         prepared.places.output,
         metrics.observe_step,
+        at_stop=parking.park,
     )
     served.snapshot = lambda: run.snapshot
     served.metrics = metrics.exposition
     return run
-
-
-def worker_name() -> str:
-    """Unique for this life of this process: claims and records name it."""
-    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"

@@ -179,7 +179,7 @@ def test_a_range_that_a_newer_attempt_has_taken_is_left(job: JobFolder) -> None:
     slow = Reading(job, look_ahead=4)
     slow.turn()
     rival = Reading(job, slow.store, worker="worker-2")
-    rival.run()
+    rival.run(turn_seconds=10.0)
     slow.clock.seconds += 10.0  # its first records are due
     slow.run()
     assert len(slow.offsets()) == len(set(slow.offsets())) == 12
