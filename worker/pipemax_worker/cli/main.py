@@ -35,8 +35,8 @@ A job of your own needs three lines of `spec` (docs/inferencejob.md has all fiel
 
 EPILOG = """\
 exit codes: 0 every request has a record · 65 bad input or too many failures · 66 input or model
-missing · 69 a stage or a GPU died · 70 a bug · 74 output or NVMe storage failed · 75 stopped, the
-same command continues · 78 the job file is refused
+missing · 69 a stage or a GPU died · 70 a bug · 74 output, NVMe or a download failed · 75 stopped,
+the same command continues · 78 the job file is refused
 """
 
 

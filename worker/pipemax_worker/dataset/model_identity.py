@@ -9,6 +9,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from pipemax_worker.dataset.model_weights import weight_files
 from pipemax_worker.errors import ModelNotFoundError
 
 _HASHED_FILES = (
@@ -24,7 +25,8 @@ _HASHED_FILES = (
 def describe_model(folder: Path) -> dict[str, Any]:
     """Plain JSON: ``files`` (name to SHA-256) and ``weights`` (name to size in bytes).
 
-    The folder's own path is left out: the same model at another place is the same model.
+    The folder's own path is left out: the same model at another place is the same model, and files
+    that no stage reads do not tell a whole folder from one that was fetched.
     Raises ModelNotFoundError if the folder cannot be read.
     """
     try:
@@ -33,7 +35,14 @@ def describe_model(folder: Path) -> dict[str, Any]:
             for name in _HASHED_FILES
             if (folder / name).is_file()
         }
-        weights = {path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))}
+        weights = {path.name: path.stat().st_size for path in _weights(folder)}
     except OSError as error:
         raise ModelNotFoundError(f"{folder}: the model cannot be read: {error}") from error
     return {"files": files, "weights": weights}
+
+
+def _weights(folder: Path) -> list[Path]:
+    """Those that the stages read; in a folder that lacks them, whatever weights there are."""
+    paths = [folder / name for name in weight_files(folder)]
+    found = [path for path in paths if path.is_file()]
+    return found or sorted(folder.glob("*.safetensors"))

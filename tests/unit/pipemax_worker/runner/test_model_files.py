@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pipemax_worker.dataset.model_weights import INDEX_FILE, WEIGHTS_FILE
 from pipemax_worker.errors import ModelNotFoundError
-from pipemax_worker.runner.model_files import INDEX_FILE, WEIGHTS_FILE, check_weight_files
+from pipemax_worker.runner.model_files import check_weight_files
 
 
 def write_index(folder: Path, files: list[str]) -> None:
