@@ -6,7 +6,14 @@ the machine: whether a model or an input exists is the runner's question.
 
 from pipemax_worker.job.inference_job import API_VERSION, KIND, InferenceJob, Metadata
 from pipemax_worker.job.load import dump_job, load_job, parse_job
-from pipemax_worker.job.places import Place, PlaceKind, claim_mount_path, mount_path, parse_place
+from pipemax_worker.job.places import (
+    MOUNT_ROOT,
+    Place,
+    PlaceKind,
+    claim_mount_path,
+    mount_path,
+    parse_place,
+)
 from pipemax_worker.job.resolve import HubId, S3Folder, resolve_model, resolve_nvme, resolve_place
 from pipemax_worker.job.schema import json_schema
 from pipemax_worker.job.spec import InferenceJobSpec
@@ -14,6 +21,7 @@ from pipemax_worker.job.spec import InferenceJobSpec
 __all__ = [
     "API_VERSION",
     "KIND",
+    "MOUNT_ROOT",
     "HubId",
     "InferenceJob",
     "InferenceJobSpec",

@@ -1,0 +1,1 @@
+"""The children of an InferenceJob as plain documents. Pure: no client, no clock."""

@@ -1,0 +1,62 @@
+"""The child batch/v1 Job: one index a node, retries and replacements by Kubernetes' own rules."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pipemax_worker.job import InferenceJob
+
+from pipemax_operator import names
+from pipemax_operator.exit_codes import PERMANENT, STOPPED
+from pipemax_operator.manifests.metadata import Owner, child_metadata
+from pipemax_operator.manifests.pod import CONTAINER, build_pod_template
+from pipemax_operator.settings import OperatorSettings
+
+DIGEST_ANNOTATION = f"{names.GROUP}/spec-digest"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+_RETRIES_PER_INDEX = 6
+
+
+def build_batch_job(job: InferenceJob, owner: Owner, settings: OperatorSettings) -> dict[str, Any]:
+    """An Indexed Job. Kueue holds and releases it by ``suspend``: with a queue that field is
+    Kueue's, and is written only at creation."""
+    spec = job.spec
+    template = build_pod_template(job, owner, settings)
+    metadata = child_metadata(names.child_name(job.metadata.name), job, owner)
+    body: dict[str, Any] = {
+        "completionMode": "Indexed",
+        "completions": spec.parallelism.nodes,
+        "parallelism": spec.parallelism.nodes,
+        "backoffLimitPerIndex": _RETRIES_PER_INDEX,
+        "maxFailedIndexes": spec.parallelism.nodes,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": [*_failure_rules()]},
+        "template": template,
+    }
+    if spec.deadline is not None:
+        body["activeDeadlineSeconds"] = spec.deadline
+    if spec.scheduling.queue_name is not None:
+        metadata["labels"][QUEUE_LABEL] = spec.scheduling.queue_name
+    body["suspend"] = spec.suspend or spec.scheduling.queue_name is not None
+    digest = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
+    metadata["annotations"] = {DIGEST_ANNOTATION: digest}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": body}
+
+
+def _failure_rules() -> list[dict[str, Any]]:
+    """Order counts: the first rule that fits decides.
+
+    A pod that was evicted, preempted or drained does not count, nor one that stopped in order;
+    what trying again cannot change fails the Job at once; the rest counts against its index.
+    """
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": "Ignore", "onExitCodes": _exit_codes([STOPPED])},
+        {"action": "FailJob", "onExitCodes": _exit_codes(PERMANENT)},
+    ]
+
+
+def _exit_codes(values: tuple[int, ...] | list[int]) -> dict[str, Any]:
+    return {"containerName": CONTAINER, "operator": "In", "values": [*values]}

@@ -1,0 +1,24 @@
+"""The ConfigMap that carries the job file into the pods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipemax_worker.job import InferenceJob, dump_job
+
+from pipemax_operator import names
+from pipemax_operator.manifests.metadata import Owner, child_metadata
+
+JOB_FILE = "job.yaml"
+
+
+def build_config_map(job: InferenceJob, owner: Owner) -> dict[str, Any]:
+    """The whole InferenceJob, as the worker reads it. ``suspend`` speaks to the operator: a pod
+    that runs is not suspended."""
+    spec = job.spec.model_copy(update={"suspend": False})
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": child_metadata(names.child_name(job.metadata.name), job, owner),
+        "data": {JOB_FILE: dump_job(job.model_copy(update={"spec": spec}))},
+    }

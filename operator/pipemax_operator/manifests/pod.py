@@ -1,0 +1,196 @@
+"""The worker pod: one pipeline over the GPUs of one node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipemax_worker.job import (
+    MOUNT_ROOT,
+    InferenceJob,
+    PlaceKind,
+    claim_mount_path,
+    parse_place,
+)
+
+from pipemax_operator import names
+from pipemax_operator.manifests.metadata import Owner
+from pipemax_operator.manifests.volumes import (
+    JOB_FOLDER,
+    NVME_MOUNT,
+    Volume,
+    build_volumes,
+    job_file_path,
+)
+from pipemax_operator.settings import OperatorSettings
+
+DEFAULT_GPUS_PER_NODE = 8
+CONTAINER = "worker"
+TERMINATION_LOG = "/dev/termination-log"
+
+
+def build_pod_template(
+    job: InferenceJob, owner: Owner, settings: OperatorSettings
+) -> dict[str, Any]:
+    """The pod template of the child Job. Restarts are the Job's, never the kubelet's."""
+    volumes = build_volumes(job, settings)
+    scheduling = job.spec.scheduling
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": grace_period_seconds(job),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": settings.run_as_user,
+            "runAsGroup": settings.run_as_user,
+            "fsGroup": settings.run_as_user,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "tolerations": [*_tolerations(job, settings)],
+        "containers": [_worker(job, volumes, settings)],
+        "volumes": [volume.as_volume() for volume in volumes] + [*settings.extra_volumes],
+    }
+    if init := _nvme_owner(job, settings):
+        spec["initContainers"] = [init]
+    if scheduling.node_selector:
+        spec["nodeSelector"] = dict(scheduling.node_selector)
+    if scheduling.priority_class_name:
+        spec["priorityClassName"] = scheduling.priority_class_name
+    if scheduling.runtime_class_name:
+        spec["runtimeClassName"] = scheduling.runtime_class_name
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    if settings.gpu_affinity and num_gpus(job):
+        spec["affinity"] = _gpu_affinity(num_gpus(job))
+    labels = {**job.metadata.labels, **names.child_labels(job.metadata.name)}
+    return {"metadata": {"labels": labels}, "spec": spec}
+
+
+def num_gpus(job: InferenceJob) -> int:
+    """GPUs a pod asks for: one a stage; none where the job computes on the CPU."""
+    if job.spec.engine.device == "cpu":
+        return 0
+    return job.spec.parallelism.stages_per_node or DEFAULT_GPUS_PER_NODE
+
+
+def grace_period_seconds(job: InferenceJob) -> int:
+    """What the spec says, and a margin in which the worker ends by itself before it is killed."""
+    return job.spec.grace_period_seconds + max(5, job.spec.grace_period_seconds // 10)
+
+
+def _worker(
+    job: InferenceJob, volumes: tuple[Volume, ...], settings: OperatorSettings
+) -> dict[str, Any]:
+    port = settings.metrics_port
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": job.spec.image or settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": [*settings.command],
+        "args": [*_arguments(job, port)],
+        "env": [*_environment(job, settings)],
+        "ports": [{"name": "metrics", "containerPort": port}],
+        "resources": _resources(job, settings),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "terminationMessagePath": TERMINATION_LOG,
+        "terminationMessagePolicy": "File",
+        "readinessProbe": {
+            "httpGet": {"path": "/healthz", "port": "metrics"},
+            "periodSeconds": 5,
+        },
+        "volumeMounts": [v.as_mount() for v in volumes] + [*settings.extra_volume_mounts],
+    }
+    if job.spec.credentials is not None:
+        secret = job.spec.credentials.secret_ref.name
+        container["envFrom"] = [{"secretRef": {"name": secret}}]
+    return container
+
+
+def _arguments(job: InferenceJob, port: int) -> Iterator[str]:
+    yield from ("run", job_file_path(), "--port", str(port), "--address", "0.0.0.0")
+    yield from ("--host-root", f"{MOUNT_ROOT}/host")
+    uris = (job.spec.model.uri, *job.spec.input.all_uris, job.spec.output.uri)
+    places = [parse_place(uri) for uri in (*uris, job.spec.resume_from) if uri]
+    for claim in sorted({p.owner for p in places if p.kind is PlaceKind.CLAIM}):
+        yield from ("--mount", f"{claim}={claim_mount_path(claim)}")
+    nvme = job.spec.kv_cache.nvme
+    if nvme is not None and nvme.empty_dir is None:
+        yield from ("--nvme-folder", NVME_MOUNT)
+
+
+def _environment(job: InferenceJob, settings: OperatorSettings) -> Iterator[dict[str, Any]]:
+    def field(name: str, path: str) -> dict[str, Any]:
+        return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+    yield {"name": "PIPEMAX_TERMINATION_LOG", "value": TERMINATION_LOG}
+    yield field("PIPEMAX_NODE_NAME", "spec.nodeName")
+    yield field("PIPEMAX_POD_NAME", "metadata.name")
+    yield {"name": "HOME", "value": "/tmp"}
+    for name, value in settings.environment.items():
+        yield {"name": name, "value": value}
+
+
+def _resources(job: InferenceJob, settings: OperatorSettings) -> dict[str, Any]:
+    """Request = limit: pinned host memory is never given back, so it must be there."""
+    memory = job.spec.kv_cache.host + settings.shared_memory_bytes + settings.memory_overhead_bytes
+    amounts: dict[str, str] = {"memory": str(memory)}
+    if gpus := num_gpus(job):
+        amounts[job.spec.scheduling.gpu_resource_name] = str(gpus)
+    return {"requests": dict(amounts), "limits": dict(amounts)}
+
+
+def _tolerations(job: InferenceJob, settings: OperatorSettings) -> Iterator[dict[str, Any]]:
+    for toleration in job.spec.scheduling.tolerations:
+        yield toleration.model_dump(mode="json", by_alias=True, exclude_none=True)
+    # A lost node is noticed after that long, in place of Kubernetes' five minutes.
+    for taint in ("unreachable", "not-ready"):
+        yield {
+            "key": f"node.kubernetes.io/{taint}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": settings.node_loss_seconds,
+        }
+
+
+def _gpu_affinity(num_gpus: int) -> dict[str, Any]:
+    """Nodes that are known (by GPU feature discovery) to have fewer GPUs are not tried."""
+    expression = {"key": "nvidia.com/gpu.count", "operator": "Gt", "values": [str(num_gpus - 1)]}
+    unknown = {"key": "nvidia.com/gpu.count", "operator": "DoesNotExist"}
+    terms = [{"matchExpressions": [expression]}, {"matchExpressions": [unknown]}]
+    required = {"nodeSelectorTerms": terms}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+
+
+def _nvme_owner(job: InferenceJob, settings: OperatorSettings) -> dict[str, Any] | None:
+    """A hostPath folder belongs to root and knows no fsGroup: this container, which alone may do
+    so, makes the folder and hands it to the worker's user."""
+    nvme = job.spec.kv_cache.nvme
+    if nvme is None or nvme.host_path is None:
+        return None
+    user = settings.run_as_user
+    return {
+        "name": "nvme-owner",
+        "image": job.spec.image or settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["chown", f"{user}:{user}", NVME_MOUNT],
+        "securityContext": {
+            "runAsNonRoot": False,
+            "runAsUser": 0,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"], "add": ["CHOWN"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "volumeMounts": [
+            {"name": "nvme", "mountPath": NVME_MOUNT},
+            *settings.extra_volume_mounts,
+        ],
+    }
+
+
+__all__ = ["JOB_FOLDER", "build_pod_template", "grace_period_seconds", "num_gpus"]

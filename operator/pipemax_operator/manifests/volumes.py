@@ -1,0 +1,103 @@
+"""Volumes of a worker pod: what the job's places need, NVMe, shared memory, temporary files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from pipemax_worker.job import InferenceJob, PlaceKind, claim_mount_path, mount_path, parse_place
+
+from pipemax_operator.manifests.config_map import JOB_FILE
+from pipemax_operator.settings import OperatorSettings
+
+JOB_FOLDER = "/etc/pipemax"
+NVME_MOUNT = "/mnt/pipemax/nvme"
+_WILDCARD = re.compile(r"[*?\[]")
+
+
+class Volume(NamedTuple):
+    """A volume and where it is mounted."""
+
+    name: str
+    source: dict[str, Any]
+    path: str
+    read_only: bool = False
+
+    def as_volume(self) -> dict[str, Any]:
+        return {"name": self.name, **self.source}
+
+    def as_mount(self) -> dict[str, Any]:
+        mount: dict[str, Any] = {"name": self.name, "mountPath": self.path}
+        return {**mount, "readOnly": True} if self.read_only else mount
+
+
+def build_volumes(job: InferenceJob, settings: OperatorSettings) -> tuple[Volume, ...]:
+    """All of them, each path once; a place that is written makes its volume writable."""
+    volumes = [
+        Volume("job", {"configMap": {"name": job.metadata.name}}, JOB_FOLDER, read_only=True),
+        Volume("tmp", {"emptyDir": {}}, "/tmp"),
+        Volume(
+            "shm",
+            {"emptyDir": {"medium": "Memory", "sizeLimit": str(settings.shared_memory_bytes)}},
+            "/dev/shm",
+        ),
+        *_place_volumes(job),
+        *_nvme_volume(job),
+    ]
+    return tuple(volumes)
+
+
+def job_file_path() -> str:
+    return f"{JOB_FOLDER}/{JOB_FILE}"
+
+
+def _place_volumes(job: InferenceJob) -> Iterator[Volume]:
+    spec = job.spec
+    read = [uri for uri in (spec.model.uri, *spec.input.all_uris, spec.resume_from) if uri]
+    sources: dict[str, tuple[dict[str, Any], bool]] = {}
+    for uri, is_written in (*((uri, False) for uri in read), (spec.output.uri, True)):
+        found = _source_of(uri, is_written)
+        if found is not None:
+            path, source = found
+            _, was_written = sources.get(path, ({}, False))
+            sources[path] = (source, is_written or was_written)
+    for number, (path, (source, is_written)) in enumerate(sorted(sources.items())):
+        yield Volume(f"place-{number}", source, path, read_only=not is_written)
+
+
+def _source_of(uri: str, is_written: bool) -> tuple[str, dict[str, Any]] | None:
+    """Mount path and source of a place; None where nothing is mounted (s3, hub ids, paths)."""
+    place = parse_place(uri)
+    if place.kind is PlaceKind.CLAIM:
+        return claim_mount_path(place.owner), {"persistentVolumeClaim": {"claimName": place.owner}}
+    if place.kind is not PlaceKind.HOST_PATH:
+        return None
+    host_path = _fixed_part(place.path)
+    kind = "DirectoryOrCreate" if is_written else ""
+    mounted = mount_path(f"hostPath://{host_path}")
+    assert mounted is not None
+    return mounted, {"hostPath": {"path": host_path, "type": kind}}
+
+
+def _fixed_part(path: str) -> str:
+    """The folder above the first wildcard: what can be mounted."""
+    if not _WILDCARD.search(path):
+        return path.rstrip("/") or "/"
+    parts = path.split("/")
+    first = next(number for number, part in enumerate(parts) if _WILDCARD.search(part))
+    return "/".join(parts[:first]) or "/"
+
+
+def _nvme_volume(job: InferenceJob) -> Iterator[Volume]:
+    nvme = job.spec.kv_cache.nvme
+    if nvme is None:
+        return
+    if nvme.host_path is not None:
+        source: dict[str, Any] = {"hostPath": {"path": nvme.host_path, "type": "DirectoryOrCreate"}}
+    elif nvme.persistent_volume_claim is not None:
+        claim = nvme.persistent_volume_claim.claim_name
+        source = {"persistentVolumeClaim": {"claimName": claim}}
+    else:
+        source = {"emptyDir": {"sizeLimit": str(nvme.size)}}
+    yield Volume("nvme", source, NVME_MOUNT)

@@ -1,0 +1,112 @@
+"""How a job stands, in one value: derived from its children, before it is put into words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pipemax_worker.job import InferenceJob
+
+from pipemax_operator.observed import Observed, ObservedPod
+
+# Reasons for which a pod does not run now and will not by waiting a moment longer.
+STUCK_REASONS = frozenset(
+    {
+        "Unschedulable",
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "ErrImageNeverPull",
+        "InvalidImageName",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+        "FailedMount",
+        "FailedScheduling",
+    }
+)
+_PATIENCE = timedelta(seconds=20)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``phase``: one of ``crd_status.PHASES``. ``is_stuck``: its pods cannot run, for a reason."""
+
+    phase: str
+    reason: str
+    message: str
+    is_stuck: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        return self.phase in ("Complete", "CompletedWithErrors", "Failed")
+
+
+def derive_outcome(
+    job: InferenceJob, observed: Observed, now: datetime, start_deadline_seconds: int
+) -> Outcome:
+    """Where the job stands. The worker's own word (its termination message, written from the
+    ledger) decides whether all records are there; the child Job only says that pods have ended."""
+    child = observed.job
+    if child is None:
+        return Outcome("Pending", "Creating", "the child Job is about to be made")
+    if (failed := child.condition("Failed")) is not None:
+        return _failed(observed.pods, failed.reason, failed.message)
+    if child.condition("Complete") is not None:
+        return _complete(observed.pods)
+    if child.suspended:
+        return _suspended(job)
+    if child.ready:
+        num_nodes = job.spec.parallelism.nodes
+        return Outcome("Running", "WorkersRunning", f"{child.ready} of {num_nodes} workers run")
+    return _waiting(observed.pods, now, start_deadline_seconds)
+
+
+def _failed(pods: Sequence[ObservedPod], reason: str, message: str) -> Outcome:
+    """The worst-hit worker's own words, where it left any."""
+    ended = [pod.termination for pod in pods if pod.termination and pod.termination.exit_code]
+    ended.sort(key=lambda one: (one.finished_at is None, one.finished_at))
+    if reason == "DeadlineExceeded":
+        return Outcome(
+            "Failed", reason, "spec.deadline has passed; what is finished is at the output"
+        )
+    if ended and ended[-1].reason:
+        return Outcome("Failed", ended[-1].reason, ended[-1].message)
+    return Outcome("Failed", reason or "Failed", message or "the child Job has failed")
+
+
+def _complete(pods: Sequence[ObservedPod]) -> Outcome:
+    counts = next(
+        (pod.termination.counts for pod in pods if pod.termination and pod.termination.counts), {}
+    )
+    num_failed = counts.get("failed", 0)
+    total = counts.get("completed", 0) + num_failed
+    if num_failed:
+        return Outcome(
+            "CompletedWithErrors",
+            "CompletedWithErrors",
+            f"{total} requests have a record, {num_failed} of them an error record",
+        )
+    described = f"{total} requests succeeded" if counts else "every request has a record"
+    return Outcome("Complete", "AllRecordsWritten", described)
+
+
+def _suspended(job: InferenceJob) -> Outcome:
+    if job.spec.suspend:
+        return Outcome("Suspended", "SuspendedByUser", "spec.suspend is true")
+    return Outcome("Suspended", "WaitingForQueue", "Kueue has not admitted the job yet")
+
+
+def _waiting(pods: Sequence[ObservedPod], now: datetime, start_deadline_seconds: int) -> Outcome:
+    for pod in pods:
+        stuck_for = now - pod.since if pod.since else timedelta()
+        if pod.waiting is None or pod.waiting[0] not in STUCK_REASONS or stuck_for < _PATIENCE:
+            continue
+        reason, message = pod.waiting
+        text = f"pod {pod.name} cannot run: {message or reason}"
+        if stuck_for.total_seconds() > start_deadline_seconds:
+            return Outcome("Failed", "StartDeadlineExceeded", text, is_stuck=True)
+        return Outcome("Pending", reason, text, is_stuck=True)
+    if any(pod.phase == "Running" for pod in pods):
+        return Outcome("Pending", "Loading", "workers load the model")
+    return Outcome("Pending", "PodsPending", "waiting for the pods to start")

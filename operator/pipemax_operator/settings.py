@@ -1,0 +1,49 @@
+"""What the chart tells the operator about the workers that it makes. Frozen."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class OperatorSettings:
+    """Defaults for every worker pod.
+
+    extra_volumes, extra_volume_mounts   added to every worker pod, as in a pod's own spec.
+    run_as_user                          numeric user and group of the worker.
+    memory_overhead_bytes                of a worker besides host KV and shared memory.
+    poll_seconds                         how often running workers are asked for their progress.
+    """
+
+    image: str = "pipemax-worker:0.1.0"
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    command: tuple[str, ...] = ("pipemax",)
+    environment: dict[str, str] = field(default_factory=dict)
+    extra_volumes: tuple[dict[str, Any], ...] = ()
+    extra_volume_mounts: tuple[dict[str, Any], ...] = ()
+    run_as_user: int = 10001
+    metrics_port: int = 9400
+    shared_memory_bytes: int = 8 * 2**30
+    memory_overhead_bytes: int = 16 * 2**30
+    gpu_affinity: bool = True
+    node_loss_seconds: int = 60
+    poll_seconds: float = 10.0
+    start_deadline_seconds: int = 600
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> OperatorSettings:
+        """``PIPEMAX_WORKER_SETTINGS``: a JSON object of these fields, written by the chart.
+
+        Raises ValueError for a field that does not exist, or none of the right form.
+        """
+        given = json.loads(environment.get("PIPEMAX_WORKER_SETTINGS", "{}"))
+        unknown = sorted(given.keys() - cls.__dataclass_fields__.keys())
+        if unknown:
+            raise ValueError(f"PIPEMAX_WORKER_SETTINGS: unknown fields {', '.join(unknown)}")
+        lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+        return cls(**(given | lists))
