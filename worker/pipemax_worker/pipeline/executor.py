@@ -25,7 +25,12 @@ from pipemax_worker.contract.messages import (
     StageReady,
     StageReport,
 )
-from pipemax_worker.errors import InvariantError, StageDiedError, error_from_reason
+from pipemax_worker.errors import (
+    InvariantError,
+    PipemaxError,
+    StageDiedError,
+    error_from_reason,
+)
 from pipemax_worker.pipeline.launch import STAGE_ENTRY_POINT, start_stage
 from pipemax_worker.pipeline.links import assign_addresses, make_socket_folder
 
@@ -67,7 +72,7 @@ class PipelineExecutor:
         self._last_words: dict[int, StageFailed] = {}
         self._last_sequences = [-1] * len(self._configs)
         self._dead: set[int] = set()
-        self._keeps_nvme_files = False
+        self._keeps_nvme_files = any(config.adopt_nvme_file for config in self._configs)
         self._killer = util.Finalize(None, _kill_all, args=(self._processes,), exitpriority=0)
 
     @property
@@ -75,17 +80,22 @@ class PipelineExecutor:
         """Of the stages in order, once they are started."""
         return tuple(process.pid or 0 for process in self._processes.values())
 
-    def start(self, on_ready: ProgressCallback | None = None) -> tuple[StageReady, ...]:
+    def start(
+        self,
+        on_ready: ProgressCallback | None = None,
+        on_wait: Callable[[], None] | None = None,
+    ) -> tuple[StageReady, ...]:
         """Start all stages and return when every one has loaded its layers; in order of stages.
 
-        ``on_ready`` is called for each as it gets ready. If one fails, or the timeout passes, the
-        pipeline is drained, and the error that the stage named is raised (else StageDiedError).
+        ``on_ready`` is called for each as it gets ready, ``on_wait`` once a second or more often.
+        If one fails, or the timeout passes, the pipeline is drained, and the error that the stage
+        named is raised (else StageDiedError).
         """
         if self._processes:
             raise InvariantError("this pipeline has been started before; make a new one")
         try:
             self._open_sockets()
-            return self._wait_until_ready(on_ready)
+            return self._wait_until_ready(on_ready, on_wait)
         except BaseException:
             self.drain()
             raise
@@ -94,6 +104,7 @@ class PipelineExecutor:
         """Send the message to every stage. Never blocks: the queues have no limit of their own."""
         if not self._inputs:
             raise InvariantError("this pipeline is not running: start it first, or make a new one")
+        self._keeps_nvme_files = False
         frame = zmq.Frame(ENCODER.encode(stage_input))
         for socket in self._inputs:
             socket.send(frame, copy=False)
@@ -114,8 +125,11 @@ class PipelineExecutor:
 
     def drain(self) -> None:
         """Let the stages finish what was submitted and exit; kill those that do not. Then remove
-        sockets and KV files. What the stages still say is dropped. Idempotent."""
-        self._shut_down(Shutdown(), self._drain_timeout_seconds)
+        sockets and KV files. What the stages still say is dropped. Idempotent.
+
+        KV files stay that were parked, or were adopted by a pipeline that nothing was submitted to.
+        """
+        self._shut_down(Shutdown(not self._keeps_nvme_files), self._drain_timeout_seconds)
         _kill_all(self._processes)
         self._processes.clear()
         self._close_sockets()
@@ -126,20 +140,28 @@ class PipelineExecutor:
         self._killer.cancel()
 
     def park(self, timeout_seconds: float) -> None:
-        """Let the stages exit with their KV files on the disk, for a later pipeline to adopt;
-        ``drain`` leaves the files where they are then.
+        """Let the stages exit with their KV files on the disk, for a later pipeline to adopt.
 
-        Raises StageDiedError, or what a stage names as its reason, unless all end cleanly in time.
+        Raises StageDiedError, or what a stage names as its reason, unless all end cleanly in time;
+        they are killed then.
         """
         self._shut_down(Shutdown(remove_nvme_files=False), timeout_seconds)
         self._receive_all()
+        failure = self._find_unclean_end(timeout_seconds)
+        self._keeps_nvme_files = failure is None
+        if failure is not None:
+            self.kill()
+            raise failure
+
+    def _find_unclean_end(self, timeout_seconds: float) -> PipemaxError | None:
+        for words in self._last_words.values():
+            return error_from_reason(words.reason, words.message)
         for stage, process in self._processes.items():
-            if (words := self._last_words.get(stage)) is not None:
-                raise error_from_reason(words.reason, words.message)
-            if process.exitcode != 0:
-                how = "still runs" if process.exitcode is None else f"ended: {process.exitcode}"
-                raise StageDiedError(f"stage {stage} {how}, {timeout_seconds:.1f} s after its end")
-        self._keeps_nvme_files = True
+            if process.exitcode is None:
+                return StageDiedError(f"stage {stage} has not ended after {timeout_seconds:.1f} s")
+            if process.exitcode:
+                return StageDiedError(f"stage {stage} ended with exit code {process.exitcode}")
+        return None
 
     # --- start and end -------------------------------------------------------------------------
 
@@ -187,7 +209,9 @@ class PipelineExecutor:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    def _wait_until_ready(self, on_ready: ProgressCallback | None) -> tuple[StageReady, ...]:
+    def _wait_until_ready(
+        self, on_ready: ProgressCallback | None, on_wait: Callable[[], None] | None
+    ) -> tuple[StageReady, ...]:
         ready: dict[int, StageReady] = {}
         deadline = time.monotonic() + self._start_timeout_seconds
         while len(ready) < len(self._configs):
@@ -197,6 +221,8 @@ class PipelineExecutor:
                     f"stages {missing} were not ready after {self._start_timeout_seconds:g} s; "
                     "is the model on a slow disk?"
                 )
+            if on_wait is not None:
+                on_wait()
             self._poll(1.0)
             for event in self._receive_all():
                 if isinstance(event, StageReady):

@@ -44,9 +44,11 @@ def open_session(
     settings: SessionSettings,
     on_ready: Callable[[StageReady], None] | None = None,
     clock: Clock | None = None,
+    on_wait: Callable[[], None] | None = None,
 ) -> Iterator[Session]:
     """Start the stages and the engine; stop them at the end, whatever happens.
 
+    ``on_ready`` and ``on_wait`` as in ``PipelineExecutor.start``.
     Raises KVTierError, UnsupportedModelError, ModelNotFoundError, StageDiedError.
     """
     pipeline = settings.pipeline
@@ -54,7 +56,7 @@ def open_session(
     executor = PipelineExecutor(build_stage_configs(pipeline, geometry))
     engine: Engine | None = None
     try:
-        stages = executor.start(on_ready)
+        stages = executor.start(on_ready, on_wait)
         engine = Engine(
             executor,
             build_scheduler(settings, geometry),

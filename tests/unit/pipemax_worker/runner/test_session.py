@@ -42,7 +42,7 @@ class FakeExecutor:
         self.num_drains = 0
         made.append(self)
 
-    def start(self, on_ready: object) -> tuple[StageReady, ...]:
+    def start(self, on_ready: object, on_wait: object) -> tuple[StageReady, ...]:
         if self.failure is not None:
             raise self.failure
         return tuple(StageReady(stage, 0.1, 10, False) for stage in range(len(self.configs)))
