@@ -172,6 +172,14 @@ class Executor(Protocol):
         """Stop the stages and release what they hold. Idempotent."""
         ...
 
+    def park(self, timeout_seconds: float) -> None:
+        """Stop the stages, with what their NVMe slots hold kept for a later pipeline to adopt.
+
+        Raises StageDiedError, or what a stage names as its reason, unless all end cleanly in time;
+        they are killed then. ``drain`` does the rest.
+        """
+        ...
+
 
 ENCODER = msgspec.msgpack.Encoder()
 STAGE_INPUT_DECODER = msgspec.msgpack.Decoder(StageInput | Shutdown)

@@ -38,6 +38,7 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     host_kv_bytes        host tier of all stages together; likewise ``nvme_kv_bytes``.
     nvme_folder          exists; None: no NVMe tier.
     dummy_weights_seed   random weights of this seed; None: those in ``model_folder``.
+    adopts_nvme_files    ``nvme_folder`` holds KV files that an earlier run has parked.
     """
 
     model_folder: Path
@@ -56,6 +57,7 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     memory_fraction: float = 0.92
     memory_limit_bytes: int | None = None
     dummy_weights_seed: int | None = None
+    adopts_nvme_files: bool = False
 
 
 def build_geometry(settings: PipelineSettings, gpu_memory_bytes: Sequence[int] = ()) -> KVGeometry:
@@ -130,6 +132,7 @@ def build_stage_configs(
             feedback_address=None,
             memory_limit_bytes=settings.memory_limit_bytes if is_cuda else None,
             dummy_weights_seed=settings.dummy_weights_seed,
+            adopt_nvme_file=settings.adopts_nvme_files,
         )
         for stage in range(settings.num_stages)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -14,10 +15,14 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 class StopRequest:
-    """Set by a signal, read by the run's loop between two steps."""
+    """Set by a signal, read by the run's loop between two steps.
+
+    received_seconds   on the monotonic clock: the grace runs from there.
+    """
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
+        self.received_seconds: float | None = None
         self._interrupts = False
 
     def __bool__(self) -> bool:
@@ -27,6 +32,7 @@ class StopRequest:
         """A signal has come. Only the first one counts; inside :meth:`interrupting` it raises."""
         if self.signal_name is not None:
             return
+        self.received_seconds = time.monotonic()
         self.signal_name = signal_name
         if self._interrupts:
             raise self.as_error()

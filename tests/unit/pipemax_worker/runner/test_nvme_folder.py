@@ -4,19 +4,27 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 from pipemax_worker.errors import KVTierError
-from pipemax_worker.runner.nvme_folder import FOLDER_PREFIX, nvme_run_folder
+from pipemax_worker.runner.nvme_folder import (
+    FOLDER_PREFIX,
+    PARKED_DAYS,
+    RunFolder,
+    derive_job_key,
+    nvme_run_folder,
+    remove_parked,
+)
 
 HOLD = (
     "import sys\n"
     "from pathlib import Path\n"
     "from pipemax_worker.runner.nvme_folder import nvme_run_folder\n"
     "with nvme_run_folder(Path(sys.argv[1]), True) as folder:\n"
-    "    (folder / 'stage-0.kv').write_bytes(b'KV')\n"
-    "    print(folder, flush=True)\n"
+    "    (folder.path / 'stage-0.kv').write_bytes(b'KV')\n"
+    "    print(folder.path, flush=True)\n"
     "    sys.stdin.read()\n"
 )
 
@@ -50,7 +58,7 @@ def test_none_is_made_where_none_is_wanted(tmp_path: Path) -> None:
 def test_it_is_made_with_its_parents_and_removed_with_what_is_in_it(tmp_path: Path) -> None:
     with nvme_run_folder(tmp_path / "nvme" / "pipemax", True) as folder:
         assert folder is not None
-        (folder / "stage-0.kv").write_bytes(b"KV")
+        (folder.path / "stage-0.kv").write_bytes(b"KV")
     assert not list((tmp_path / "nvme" / "pipemax").iterdir())
 
 
@@ -66,12 +74,15 @@ def test_an_empty_dir_lies_in_the_temporary_folder(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with nvme_run_folder(None, True) as folder:
         assert folder is not None
-        assert folder.parent == tmp_path
+        assert folder.path.parent == tmp_path
+        assert not folder.is_lasting
 
 
 def test_two_runs_have_two_folders(tmp_path: Path) -> None:
     with nvme_run_folder(tmp_path, True) as one, nvme_run_folder(tmp_path, True) as other:
-        assert one != other
+        assert one is not None
+        assert other is not None
+        assert one.path != other.path
         assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -114,3 +125,96 @@ def test_files_and_links_of_that_name_stay(tmp_path: Path) -> None:
         pass
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"precious", f"{FOLDER_PREFIX}file", f"{FOLDER_PREFIX}link"}
+
+
+JOB, OTHER_JOB = derive_job_key("/data/out"), derive_job_key("/data/other")
+
+
+def leave_parked(parent: Path, job_key: str = JOB, age_days: float = 0.0) -> Path:
+    """A run of the job was stopped, so many days ago, and has parked."""
+    with nvme_run_folder(parent, True, job_key) as folder:
+        assert folder is not None
+        folder.park_index.write_text("{}")
+    seconds = time.time() - age_days * 86400
+    for path in (folder.park_index, folder.path):
+        os.utime(path, (seconds, seconds))
+    return folder.path
+
+
+def test_jobs_have_keys_of_their_own() -> None:
+    assert JOB != OTHER_JOB
+    assert derive_job_key("/data/out") == JOB
+
+
+class TestParked:
+    @staticmethod
+    def next_run(parent: Path, job_key: str = JOB) -> Path:
+        with nvme_run_folder(parent, True, job_key) as folder:
+            assert isinstance(folder, RunFolder)
+            assert folder.is_lasting
+            folder.park_index.unlink(missing_ok=True)
+        return folder.path
+
+    def test_the_next_run_of_the_job_takes_it_up_and_removes_it(self, tmp_path: Path) -> None:
+        left = leave_parked(tmp_path, age_days=1)
+        assert self.next_run(tmp_path) == left
+        assert not list(tmp_path.iterdir())
+
+    def test_a_run_that_does_not_get_so_far_leaves_it(self, tmp_path: Path) -> None:
+        left = leave_parked(tmp_path)
+        with pytest.raises(ZeroDivisionError), nvme_run_folder(tmp_path, True, JOB):
+            raise ZeroDivisionError
+        assert (left / "park.json").exists()
+
+    def test_the_latest_of_several(self, tmp_path: Path) -> None:
+        old = leave_parked(tmp_path)
+        (old / "park.json").rename(tmp_path / "aside")
+        new = leave_parked(tmp_path)
+        (tmp_path / "aside").rename(old / "park.json")
+        os.utime(old / "park.json", (1e9, time.time() - 3600))
+        assert self.next_run(tmp_path) == new
+        assert old.exists(), "another worker of the job on this node may want it"
+
+    def test_it_is_left_to_its_own_job(self, tmp_path: Path) -> None:
+        left = leave_parked(tmp_path, age_days=PARKED_DAYS - 1)
+        assert self.next_run(tmp_path, OTHER_JOB) != left
+        assert (left / "park.json").exists()
+
+    def test_after_a_week_it_is_swept(self, tmp_path: Path) -> None:
+        left = leave_parked(tmp_path, age_days=PARKED_DAYS + 1)
+        self.next_run(tmp_path, OTHER_JOB)
+        assert not left.exists()
+
+    def test_two_workers_of_a_job_take_up_one_each(self, tmp_path: Path) -> None:
+        left = leave_parked(tmp_path)
+        with (
+            nvme_run_folder(tmp_path, True, JOB) as one,
+            nvme_run_folder(tmp_path, True, JOB) as other,
+        ):
+            assert one is not None
+            assert other is not None
+            assert one.path == left
+            assert other.path != left
+            one.park_index.unlink()
+        assert not list(tmp_path.iterdir())
+
+    def test_a_finished_job_leaves_nothing(self, tmp_path: Path) -> None:
+        leave_parked(tmp_path)
+        others = leave_parked(tmp_path, OTHER_JOB)
+        with nvme_run_folder(tmp_path, True, JOB) as folder:
+            assert folder is not None
+            folder.park_index.write_text("{}")
+            remove_parked(tmp_path, JOB)
+            assert folder.path.exists(), "it lives"
+        remove_parked(tmp_path, JOB)
+        remove_parked(None, JOB)
+        assert list(tmp_path.iterdir()) == [others]
+
+    def test_an_empty_dir_takes_nothing_up(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        left = leave_parked(tmp_path)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        with nvme_run_folder(None, True, JOB) as folder:
+            assert folder is not None
+            assert folder.path != left
