@@ -31,6 +31,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--address", default="127.0.0.1", help="address for --port (default: %(default)s)"
     )
+    parser.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="run again the requests that failed (and run those that are missing); every request "
+        "has one record again in the end",
+    )
     parser.add_argument("--quiet", action="store_true", help="print the summary alone")
     parser.set_defaults(command=run)
 
@@ -41,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
         port=options.port,
         address=options.address,
         quiet=options.quiet,
+        retry_failed=options.retry_failed,
     )
     try:
         summary = run_job(options.job_file, run_options, sys.stderr)

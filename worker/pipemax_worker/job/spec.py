@@ -91,8 +91,8 @@ class InferenceJobSpec(Section):
     """Delete the job object (never its output) this long after its end. Absent: never."""
 
     resume_from: FolderUri | None = None
-    """Output of an earlier job whose records count as done where model, sampling and input are the
-    same. Absent: only what lies at the job's own output. Refused by this version."""
+    """Output of an earlier job with the same model, sampling and input: its records that succeeded
+    are copied and count as done, the rest is run. Absent: only what lies at the job's own output."""
 
     credentials: CredentialsSpec | None = None
     scheduling: SchedulingSpec = Field(default_factory=SchedulingSpec)

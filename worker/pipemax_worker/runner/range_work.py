@@ -29,9 +29,18 @@ class PendingLine:
 
 class RangeWork:
     """``num_lines`` counts what was read so far; the range is finished when all of it was read,
-    nothing is pending, and the chain covers every line."""
+    nothing is pending, and the chain covers every line.
 
-    def __init__(self, input_range: InputRange, writer: SegmentWriter) -> None:
+    copies   records of an earlier job's output, portion by portion: they come into the chain before
+             the first line is read.
+    """
+
+    def __init__(
+        self,
+        input_range: InputRange,
+        writer: SegmentWriter,
+        copies: Iterator[list[dict[str, Any]]] | None = None,
+    ) -> None:
         self.input_range = input_range
         self.writer = writer
         self.duplicates = DuplicateIds()
@@ -40,6 +49,24 @@ class RangeWork:
         self._bytes_with_record = 0
         self.is_read = False
         self._lines: Iterator[Line] = iter(RangeReader(input_range))
+        self._copies = copies
+
+    @property
+    def is_copying(self) -> bool:
+        """Records of an earlier job may be left to copy."""
+        return self._copies is not None
+
+    def copy_portion(self) -> int:
+        """Hand the next portion of copies to the chain, but for lines that have a record; how many
+        they were. Raises OutputError."""
+        portion = next(self._copies, None) if self._copies else None
+        if portion is None:
+            self._copies = None
+            return 0
+        missing = [one for one in portion if not self.writer.has_record(one["pipemax"]["offset"])]
+        for record in missing:
+            self.writer.append(record)
+        return len(missing)
 
     def next_line(self) -> Line | None:
         """The next line of the range; None once it is read. Raises InputError."""
@@ -52,7 +79,7 @@ class RangeWork:
 
     def has_record(self, line: Line) -> bool:
         """Whether an earlier attempt has left a record for ``line``."""
-        return line.key.offset in self.writer.recorded
+        return self.writer.has_record(line.key.offset)
 
     def skip(self, line: Line) -> None:
         """``line`` has a record from an earlier attempt."""
