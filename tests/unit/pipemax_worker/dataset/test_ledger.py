@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from kit.store import MemoryStore
+from pipemax_worker.dataset.chain import RangeSummary, segment_key
 from pipemax_worker.dataset.fingerprint import Fingerprint, build_fingerprint
 from pipemax_worker.dataset.inputs import InputFile
 from pipemax_worker.dataset.ledger import JOB_KEY, Ledger
 from pipemax_worker.dataset.local_store import LocalStore
 from pipemax_worker.dataset.object_store import ObjectStore
-from pipemax_worker.dataset.records import Attempt, RecordCounts
-from pipemax_worker.dataset.segments import RangeSummary, segment_key
+from pipemax_worker.dataset.records import RecordCounts
 from pipemax_worker.errors import InputNotFoundError, LedgerMismatchError, OutputError
 
 FILES = (InputFile("a.jsonl", 250, "hash-a", "/in/a.jsonl"), InputFile("b.jsonl", 50, "hash-b"))
@@ -106,13 +106,22 @@ def test_a_ledger_of_another_version_is_refused() -> None:
     _open(store)
     job = {**json.loads(store.get(JOB_KEY)), "version": 99}
     store.put(JOB_KEY, json.dumps(job).encode())
-    with pytest.raises(LedgerMismatchError, match="ledger version: was 99, is 1"):
+    for open_ledger in (_open, Ledger.load):
+        with pytest.raises(LedgerMismatchError, match="version 99, this program reads version 2"):
+            open_ledger(store)
+
+
+def test_a_ledger_of_before_ranges_shrank_is_refused_not_misread() -> None:
+    store = MemoryStore()
+    _open(store)
+    job = {**json.loads(store.get(JOB_KEY)), "version": 1}
+    del job["smallest_range_bytes"], job["ranges_per_size"]
+    store.put(JOB_KEY, json.dumps(job).encode())
+    with pytest.raises(LedgerMismatchError, match=r"version 1, .* or a new output location"):
         _open(store)
-    with pytest.raises(LedgerMismatchError, match="version 99"):
-        Ledger.load(store)
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"version": 1}'])
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"version": 2}'])
 def test_a_damaged_ledger_is_named(damage: bytes) -> None:
     store = MemoryStore()
     store.put(JOB_KEY, damage)
@@ -138,23 +147,14 @@ def test_load_needs_no_input_and_no_fingerprint() -> None:
         Ledger.load(MemoryStore())
 
 
-def test_each_claim_is_newer_than_the_last() -> None:
-    ledger = _open(MemoryStore())
-    assert ledger.read_claim(2) is None
-    assert ledger.claim(2, "worker-z") == Attempt(1, "worker-z")
-    assert ledger.claim(2, "worker-a") == Attempt(2, "worker-a")
-    assert ledger.claim(3, "worker-a") == Attempt(1, "worker-a")
-    claim = ledger.read_claim(2)
-    assert claim is not None
-    assert claim.attempt == Attempt(2, "worker-a")
-
-
-def test_a_damaged_claim_is_as_good_as_none() -> None:
+def test_all_workers_cut_the_same_shrinking_ranges() -> None:
     store = MemoryStore()
-    ledger = _open(store)
-    ledger.claim(0, "a")
-    store.put("ledger/claims/00000000", b"garbage")
-    assert ledger.claim(0, "b") == Attempt(1, "b")
+    files = (InputFile("a.jsonl", 10_000, "hash"),)
+    first = Ledger.open_or_create(store, files, _fingerprint(), 40, 10)
+    other = Ledger.open_or_create(store, files, _fingerprint(), 80, 80)
+    assert [r.start for r in other.ranges] == [r.start for r in first.ranges]
+    assert [r.start for r in Ledger.load(store).ranges] == [r.start for r in first.ranges]
+    assert {r.size_bytes for r in first.ranges} == {40, 20, 10}
 
 
 def test_the_job_is_finished_when_all_ranges_are_done() -> None:
@@ -165,10 +165,23 @@ def test_the_job_is_finished_when_all_ranges_are_done() -> None:
         ledger.finish(_summary(range_index))
     assert ledger.done_ranges() == {0, 2, 3}
     assert not ledger.is_finished
-    assert ledger.read_claim(3) is None
+    assert ledger.claims.newest_number(3) == 1, "claims stay: numbers are never given again"
+    assert ledger.finished_here == [3, 0, 2]
     ledger.finish(_summary(1))
     assert ledger.is_finished
     assert [summary.range_index for summary in ledger.summaries()] == [0, 1, 2, 3]
+
+
+def test_done_ranges_of_a_block() -> None:
+    ledger = Ledger.open_or_create(
+        MemoryStore(), (InputFile("a.jsonl", 250_000, "hash"),), _fingerprint(), 100
+    )
+    for range_index in (0, 999, 1000, 2400):
+        ledger.finish(_summary(range_index))
+    assert ledger.done_ranges(0) == {0, 999}
+    assert ledger.done_ranges(1) == {1000}
+    assert ledger.done_ranges(2) == {2400}
+    assert ledger.done_ranges() == {0, 999, 1000, 2400}
 
 
 def test_who_finishes_first_is_believed() -> None:
