@@ -185,3 +185,30 @@ def test_a_range_that_a_newer_attempt_has_taken_is_left(job: JobFolder) -> None:
     assert len(slow.offsets()) == len(set(slow.offsets())) == 12
     assert {head.pipemax.worker for head in slow.heads()} == {"worker-2"}
     assert len(slow.engine.seen) == 8, "it stopped reading once it knew"
+
+
+def test_schemas_that_cannot_be_compiled_are_their_requests_errors(job: JobFolder) -> None:
+    def line(custom_id: str, schema: object) -> bytes:
+        schema = {"name": "n", "schema": schema}
+        return text_line(
+            custom_id, response_format={"type": "json_schema", "json_schema": schema}
+        )
+
+    job.write_input(
+        [
+            line("good", {"type": "object"}),
+            line("keyword", {"not": {"type": "object"}}),
+            line("regex", {"type": "string", "pattern": "(?<=a)b"}),
+            line("type", {"type": "text"}),
+            line("large", {"enum": ["x" * 1000] * 300}),
+            text_line("any", response_format={"type": "json_object"}),
+            text_line("form", response_format={"type": "yaml"}),
+        ]
+    )
+    reading = Reading(job)
+    reading.run()
+    errors = record_errors(reading.store)
+    assert {custom_id for custom_id, code in errors.items() if code is None} == {"good", "any"}
+    assert errors.pop("form") == "unsupported_parameter"
+    assert {code for code in errors.values() if code} == {"invalid_response_format"}
+    assert all(request.sampling.grammar for request in reading.engine.seen)

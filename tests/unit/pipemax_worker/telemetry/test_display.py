@@ -4,6 +4,7 @@ import io
 
 import pytest
 from kit.progress import make_snapshot
+from pipemax_worker.contract.statistics import EngineStatistics
 from pipemax_worker.telemetry.display import (
     LiveDisplay,
     PlainDisplay,
@@ -48,6 +49,11 @@ def test_summary_says_what_moved_what_failed_and_where_results_are() -> None:
     assert "12.5 generated tokens/s over 30.0 s" in summary
     assert "/data/results" in summary
     assert "the NVMe tier is off" in summary
+
+
+def test_summary_says_what_schemas_cost_where_there_were_any() -> None:
+    assert "schemas   0.500 s of waiting for masks" in render_summary(make_snapshot())
+    assert "schemas" not in render_summary(make_snapshot(statistics=EngineStatistics()))
 
 
 def test_plain_display_prints_at_its_interval_only() -> None:
