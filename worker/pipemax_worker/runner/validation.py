@@ -19,7 +19,7 @@ from pipemax_worker.job.load import load_job
 from pipemax_worker.pipeline.gpus import count_gpus, gpu_memory_bytes
 from pipemax_worker.pipeline.settings import build_geometry
 from pipemax_worker.prompts.processor import PromptProcessor
-from pipemax_worker.runner.job_ledger import find_ledger
+from pipemax_worker.runner.job_ledger import find_earlier_results, find_ledger
 from pipemax_worker.runner.model_provision import fetch_settings, locate, resolve_model_source
 from pipemax_worker.runner.places import resolve_inputs, resolve_output
 from pipemax_worker.runner.preparation import PreparedJob, build_processor, prepare_job
@@ -62,6 +62,7 @@ def validate_job(
     store = open_store(prepared.places.output)
     store.probe()
     find_ledger(prepared, store)
+    find_earlier_results(prepared)
     tiers, check_request = _check_sizes(prepared)
     lines = (*_describe(job_file, prepared, model_place), tiers)
     if not check_lines:
