@@ -61,7 +61,7 @@ def test_a_server_that_fails_for_a_while_costs_no_record(
     _write(job, store, 8)
     with RunningJob(job) as run:
         run.wait_for_requests(1)
-        proxy.faults.extend([Fault.LOSE_ANSWER, Fault.UNAVAILABLE, Fault.CUT, None] * 4)
+        proxy.faults.extend([Fault.LOSE_ANSWER, Fault.UNAVAILABLE, Fault.CUT, None] * 2)
         assert run.end() == 0
         run.wait_until_gone()
     assert not proxy.faults

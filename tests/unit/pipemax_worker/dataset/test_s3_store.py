@@ -248,6 +248,13 @@ def test_the_prefix_is_a_wall(s3_server: S3Server, store: S3Store) -> None:
             store.get(key)
 
 
+def test_a_listing_longer_than_a_page_is_whole_and_sorted(store: S3Store) -> None:
+    keys = [f"ledger/done/{number:08d}.json" for number in range(1001)]
+    with ThreadPoolExecutor(8) as workers:
+        list(workers.map(lambda key: store.put(key, b""), random.Random(0).sample(keys, len(keys))))
+    assert store.list("ledger/done/") == keys
+
+
 def test_no_place_in_a_bucket() -> None:
     for uri in ("/a/path", "s3://", "gs://bucket/a"):
         with pytest.raises(OutputError, match="expected s3://bucket/prefix"):
