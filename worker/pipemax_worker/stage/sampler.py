@@ -23,6 +23,9 @@ from pipemax_worker.stage.sampling.matcher import TokenMask
 from pipemax_worker.stage.sampling.penalties import Penalties
 from pipemax_worker.stage.sampling.random import uniform
 
+SPARSE_FACTOR = 16
+"""Where a mask leaves fewer than one token in so many, the others are left out before filtering."""
+
 
 class Sampler:
     """Holds what sampling needs of each request between :meth:`add` and :meth:`remove`.
@@ -108,7 +111,9 @@ class Sampler:
         else:
             token_ids = masked.argmax(dim=-1)
         for row in special:
-            token_ids[row] = requests[row].choose(masked[row], is_masked=row in masks)
+            num_allowed = masks[row].num_allowed if row in masks else self._vocab_size
+            is_sparse = SPARSE_FACTOR * num_allowed < self._vocab_size
+            token_ids[row] = requests[row].choose(masked[row], is_sparse)
         return token_ids
 
     def _request(self, request_id: int) -> RequestSampler:
@@ -145,14 +150,14 @@ class RequestSampler:
         self._penalties.extend([token_id])
         self._num_output_tokens += 1
 
-    def choose(self, logits: torch.Tensor, is_masked: bool = False) -> torch.Tensor:
-        """``logits`` [vocab_size], raw -> the next token's id, a 0-d int64 tensor. Never one whose
-        logit is minus infinity, if the logits ``is_masked``."""
+    def choose(self, logits: torch.Tensor, is_sparse: bool = False) -> torch.Tensor:
+        """``logits`` [vocab_size], masked -> the next token's id, a 0-d int64 tensor; never one
+        whose logit is minus infinity. ``is_sparse``: most logits are."""
         logits = self._penalties.apply(logits, self._num_output_tokens)
         if self._params.temperature == 0.0:
             return logits.argmax()
         random_number = uniform(self._seed, self._num_output_tokens)
-        return draw(filter_candidates(logits, self._params, is_masked), random_number)
+        return draw(filter_candidates(logits, self._params, is_sparse), random_number)
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """The distribution that :meth:`choose` draws from, [vocab_size] float64; a single 1 if

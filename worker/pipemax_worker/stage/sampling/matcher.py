@@ -30,11 +30,13 @@ Words = npt.NDArray[np.uint32]
 class TokenMask(NamedTuple):
     """Which tokens may come next: bit ``i % 32`` of word ``i // 32`` for token ``i``.
 
-    must_end   nothing but tokens that end the text is left.
-    error      the grammar has failed, and why; all tokens are allowed then.
+    num_allowed  how many bits are set.
+    must_end     nothing but tokens that end the text is left.
+    error        the grammar has failed, and why; all tokens are allowed then.
     """
 
     words: Words  # [ceil(vocab_size / 32)]
+    num_allowed: int
     must_end: bool = False
     error: str | None = None
 
@@ -109,7 +111,8 @@ class GrammarMatcher:
         self._error: str | None = None
         stops = [token for token in stop_token_ids if 0 <= token < compiled.vocab_size]
         self._stop_words = pack_bits(stops, compiled.vocab_size)
-        self._everything = np.full_like(self._stop_words, 0xFFFFFFFF)
+        everything = np.full_like(self._stop_words, 0xFFFFFFFF)
+        self._everything = TokenMask(everything, compiled.vocab_size)
 
     def advance(self, token_ids: Sequence[int]) -> TokenMask:
         """Take the next output tokens and say what may follow them. After an end token anything
@@ -117,14 +120,15 @@ class GrammarMatcher:
         ends = self._grammar.end_token_ids
         self._has_ended = self._has_ended or any(token in ends for token in token_ids)
         if self._has_ended or self._error is not None:
-            return TokenMask(self._everything, error=self._error)
+            return self._everything._replace(error=self._error)
         self._token_ids += token_ids
         try:
             words = self._next_words(token_ids)
         except BaseException as error:  # a panic of the library is not an Exception
             self._error = f"{type(error).__name__}: {error}"
-            return TokenMask(self._everything, error=self._error)
-        return TokenMask(words, must_end=not np.any(words & ~self._stop_words))
+            return self._everything._replace(error=self._error)
+        num_allowed = int(np.bitwise_count(words).sum())
+        return TokenMask(words, num_allowed, must_end=not np.any(words & ~self._stop_words))
 
     def _next_words(self, token_ids: Sequence[int]) -> Words:
         if self._matcher is None:
