@@ -35,6 +35,7 @@ import obstore
 
 from pipemax_worker.contract.clock import Clock, MonotonicClock
 from pipemax_worker.dataset.backoff import Backoff, RetryPolicy
+from pipemax_worker.dataset.interruptible import run_interruptibly
 from pipemax_worker.dataset.object_store import (
     ObjectChangedError,
     ObjectInfo,
@@ -44,7 +45,7 @@ from pipemax_worker.dataset.s3_failures import (
     REQUEST_ERRORS,
     Failure,
     FailureKind,
-    S3RequestError,
+    build_request_error,
     classify_failure,
 )
 from pipemax_worker.dataset.s3_probe import prove_conditional_writes
@@ -87,8 +88,9 @@ def open_s3(
 class S3Store:
     """An :class:`~pipemax_worker.dataset.object_store.ObjectStore` under a prefix of a bucket.
 
-    Safe to call from several threads. Every verb tries again, within ``retry``, while the server
-    answers 5xx, refuses connections, cuts them or is silent; then it raises OutputError.
+    Safe to call from several threads; signal handlers run while a request hangs. Every verb tries
+    again, within ``retry``, while the server answers 5xx, refuses connections, cuts them or is
+    silent; then it raises OutputError.
     """
 
     def __init__(
@@ -176,11 +178,8 @@ class S3Store:
 
     def list_objects(self, prefix: str) -> tuple[ObjectInfo, ...]:
         """As :meth:`list`, with sizes and ETags."""
-        folder = (self._prefix + prefix).rpartition("/")[0]
-        found = self._call("list", prefix, lambda: tuple(self._listed(folder)))
-        return tuple(
-            sorted((i for i in found if i.key.startswith(prefix)), key=lambda info: info.key)
-        )
+        found = self._call("list", prefix, lambda: tuple(self._listed(prefix)))
+        return tuple(sorted(found, key=lambda info: info.key))
 
     def list(self, prefix: str) -> list[str]:
         return [info.key for info in self.list_objects(prefix)]
@@ -203,7 +202,9 @@ class S3Store:
         """One conditional write; None if it has created the key."""
         path, attributes = self._path(key), {WRITER_ATTRIBUTE: writer}
         try:
-            obstore.put(self._bucket, path, data, mode="create", attributes=attributes)
+            run_interruptibly(
+                lambda: obstore.put(self._bucket, path, data, mode="create", attributes=attributes)
+            )
         except REQUEST_ERRORS as error:
             failure = classify_failure(error)
             if failure.kind is FailureKind.NOT_FOUND:  # of a write: the bucket's 404
@@ -223,12 +224,20 @@ class S3Store:
         except ObjectNotFoundError:
             return None
 
-    def _listed(self, folder: str) -> Iterator[ObjectInfo]:
-        for chunk in obstore.list(self._bucket, folder or None):
+    def _listed(self, prefix: str) -> Iterator[ObjectInfo]:
+        """obstore lists whole folders: of one with a million keys only the pages that may hold the
+        wanted ones are asked for."""
+        wanted = self._prefix + prefix
+        folder = wanted.rpartition("/")[0]
+        offset = _just_before(wanted) if not wanted.endswith("/") else None
+        for chunk in obstore.list(self._bucket, folder or None, offset=offset, chunk_size=1000):
             for meta in chunk:
-                yield ObjectInfo(
-                    meta["path"].removeprefix(self._prefix), meta["size"], meta["e_tag"] or ""
-                )
+                path = meta["path"]
+                if path.startswith(wanted):
+                    key = path.removeprefix(self._prefix)
+                    yield ObjectInfo(key, meta["size"], meta["e_tag"] or "")
+            if chunk and offset is not None and chunk[-1]["path"][: len(wanted)] > wanted:
+                return
 
     def _call(
         self, verb: str, key: str, request: Callable[[], _T], backoff: Backoff | None = None
@@ -237,7 +246,7 @@ class S3Store:
         backoff = backoff or self._backoff()
         while True:
             try:
-                return request()
+                return run_interruptibly(request)
             except REQUEST_ERRORS as error:
                 failure = classify_failure(error)
                 if not failure.is_temporary or not backoff.wait():
@@ -249,12 +258,8 @@ class S3Store:
             return ObjectNotFoundError(f"{name}: not found")
         if failure.kind is FailureKind.CHANGED:
             return ObjectChangedError(f"{name}: {failure}")
-        tried = f"tried {backoff.num_tries} times in {backoff.elapsed_seconds:.0f} s, "
-        return S3RequestError(
-            f"could not {verb} {name} at {self._server}: "
-            f"{tried if failure.is_temporary else ''}{failure}; {failure.advice}",
-            failure.kind,
-        )
+        what = f"could not {verb} {name} at {self._server}"
+        return build_request_error(what, failure, backoff.num_tries, backoff.elapsed_seconds)
 
     def _backoff(self) -> Backoff:
         return Backoff(self._retry, self._clock, self._sleep)
@@ -266,6 +271,11 @@ class S3Store:
 
     def _name(self, key: str) -> str:
         return f"s3://{self.location.bucket}/{self._prefix}{key}"
+
+
+def _just_before(wanted: str) -> str | None:
+    """A text behind which, in S3's order, lies everything that starts with ``wanted``."""
+    return f"{wanted[:-1]}{chr(ord(wanted[-1]) - 1)}~" if wanted else None
 
 
 def _range_options(start: int, end: int, etag: str) -> GetOptions:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
+import msgspec
 import pytest
 from kit.records import make_record
 from kit.s3_proxy import Fault, FaultyProxy
@@ -14,7 +17,7 @@ from kit.store import ManualClock
 from pipemax_worker.dataset.backoff import RetryPolicy
 from pipemax_worker.dataset.object_store import ObjectChangedError, ObjectNotFoundError
 from pipemax_worker.dataset.records import Attempt, read_records
-from pipemax_worker.dataset.s3_settings import parse_s3, read_settings
+from pipemax_worker.dataset.s3_settings import S3Location, parse_s3, read_settings
 from pipemax_worker.dataset.s3_store import S3Store, open_s3
 from pipemax_worker.dataset.segments import SegmentWriter, segment_key
 from pipemax_worker.errors import OutputError
@@ -173,6 +176,18 @@ def test_nobody_listens() -> None:
         store.get("a")
 
 
+def test_a_server_that_is_silent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        settings = msgspec.structs.replace(
+            read_settings(environment_for(endpoint)), read_timeout=timedelta(seconds=0.1)
+        )
+        store = S3Store(S3Location("bucket", "out"), settings, RetryPolicy(max_seconds=0.15))
+        for verb in (lambda: store.get("a"), lambda: store.put_if_absent("a", b"data")):
+            with pytest.raises(OutputError, match=r"s3://bucket/out/a at .*: tried 2 times"):
+                verb()
+
+
 def test_what_no_second_try_can_mend_is_said_at_once(shaky: S3Store, proxy: FaultyProxy) -> None:
     proxy.constant_fault = Fault.DENIED
     for verb in (lambda: shaky.put_if_absent("a", b""), lambda: shaky.get("a")):
@@ -253,6 +268,8 @@ def test_a_listing_longer_than_a_page_is_whole_and_sorted(store: S3Store) -> Non
     with ThreadPoolExecutor(8) as workers:
         list(workers.map(lambda key: store.put(key, b""), random.Random(0).sample(keys, len(keys))))
     assert store.list("ledger/done/") == keys
+    for prefix in ("ledger/done/0000099", "ledger/done/000000", "ledger/done/1", "ledger/d"):
+        assert store.list(prefix) == [key for key in keys if key.startswith(prefix)]
 
 
 def test_no_place_in_a_bucket() -> None:
