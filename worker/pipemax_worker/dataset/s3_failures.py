@@ -93,6 +93,14 @@ def classify_failure(error: Exception) -> Failure:
     return Failure(_kind_of(error, text), _detail_of(text))
 
 
+def build_request_error(
+    what: str, failure: Failure, num_tries: int, elapsed_seconds: float
+) -> S3RequestError:
+    """The error of a request that failed for good; ``what`` names verb, place and server."""
+    tried = f"tried {num_tries} times in {elapsed_seconds:.0f} s, " if failure.is_temporary else ""
+    return S3RequestError(f"{what}: {tried}{failure}; {failure.advice}", failure.kind)
+
+
 def _kind_of(error: Exception, text: str) -> FailureKind:
     found = _STATUS.search(text)
     status = int(found.group(1)) if found else None

@@ -75,3 +75,7 @@ class CredentialsSpec(Section):
     """Access to object stores and hubs. Outside a cluster the environment's own is used."""
 
     secret_ref: SecretReference
+    """A Secret whose keys are called as the variables that they stand for: `AWS_ACCESS_KEY_ID`,
+    `AWS_SECRET_ACCESS_KEY`, and where needed `AWS_SESSION_TOKEN`, `AWS_REGION`,
+    `AWS_ENDPOINT_URL`. It is mounted into the pods as a folder, which `PIPEMAX_CREDENTIALS_FOLDER`
+    names, and wins over their environment."""
