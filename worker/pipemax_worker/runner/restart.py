@@ -10,7 +10,7 @@ from pipemax_worker.errors import StageDiedError
 from pipemax_worker.runner.session import Session
 
 MAX_STARTS = 2
-"""Attempts at one restart: a pipeline that dies at its start twice in a row does not heal."""
+"""Attempts at one start: a pipeline that dies twice in a row while it starts does not heal."""
 
 OpenPipeline = Callable[[], contextlib.AbstractContextManager[Session]]
 OpenInterrupting = Callable[[], contextlib.AbstractContextManager[None]]
@@ -19,9 +19,13 @@ OpenInterrupting = Callable[[], contextlib.AbstractContextManager[None]]
 class RestartablePipeline:
     """Opens ``open_pipeline`` when entered, and ends what is open when left.
 
+    A start raises StageDiedError if the pipeline dies ``MAX_STARTS`` times while it starts, and at
+    once what cannot heal: KVTierError, ModelNotFoundError, UnsupportedModelError, InvariantError.
+
     session       the last one that was opened; its engine answers questions after its end.
-    num_restarts  how often it was started again, at the last restart's last attempt.
+    num_restarts  how often it was started again.
     interrupting  a restart runs inside it: what ends one early (a stop) is raised in there.
+    on_wait       to be called by the one who opens, once a second or so while stages load.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class RestartablePipeline:
         self.session: Session
         self.is_open = False
         self.num_restarts = 0
+        self.on_wait: Callable[[], None] = lambda: None
 
     def __enter__(self) -> RestartablePipeline:
         self._open()
@@ -56,21 +61,21 @@ class RestartablePipeline:
         self._stack.close()
 
     def restart(self) -> None:
-        """Start it again. Raises StageDiedError if it dies ``MAX_STARTS`` times while it starts,
-        and at once what cannot heal: KVTierError, ModelNotFoundError, UnsupportedModelError."""
+        """Start it again."""
         self.close()
         with self._interrupting():
-            for number in range(1, MAX_STARTS + 1):
-                self.num_restarts += 1
-                try:
-                    self._open()
-                except StageDiedError as error:
-                    if number == MAX_STARTS:
-                        raise
-                    self._say(f"{error}; the pipeline died while it started, and is started again")
-                else:
-                    return
+            self.num_restarts += 1
+            self._open()
 
     def _open(self) -> None:
-        self.session = self._stack.enter_context(self._open_pipeline())
-        self.is_open = True
+        for number in range(1, MAX_STARTS + 1):
+            try:
+                self.session = self._stack.enter_context(self._open_pipeline())
+            except StageDiedError as error:
+                if number == MAX_STARTS:
+                    raise
+                self._say(f"{error}; the pipeline died while it started, and is started again")
+                self.num_restarts += 1
+            else:
+                self.is_open = True
+                return

@@ -50,11 +50,15 @@ def test_it_is_closed_and_opened_again() -> None:
     assert pipelines.num_open == 0
 
 
-def test_a_first_start_that_fails_is_not_repeated() -> None:
+def test_a_start_may_die_once() -> None:
     pipelines = Pipelines()
-    pipelines.failures = [StageDiedError("no GPU")]
-    with pytest.raises(StageDiedError, match="no GPU"):
+    pipelines.failures = [StageDiedError("one"), StageDiedError("two")]
+    with pytest.raises(StageDiedError, match="two"):
         RestartablePipeline(pipelines.open, pipelines.said.append).__enter__()
+    pipelines.failures = [StageDiedError("one")]
+    with RestartablePipeline(pipelines.open, pipelines.said.append) as pipeline:
+        assert pipeline.is_open
+        assert pipeline.num_restarts == 1
 
 
 def test_a_restart_may_die_once() -> None:
