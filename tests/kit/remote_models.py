@@ -23,7 +23,7 @@ def small_model(seed: int = 0, num_shards: int = 1) -> dict[str, bytes]:
     files = {
         "config.json": b"{}",
         "tokenizer.json": b'{"tokens": %d}' % seed,
-        "tokenizer_config.json": b"{}",
+        "tokenizer_config.json": b"[]",
         "README.md": b"# hello",
     }
     if num_shards == 1:

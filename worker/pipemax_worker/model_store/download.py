@@ -18,8 +18,10 @@ from pipemax_worker.model_store.watch import Watch
 
 
 def missing_files(cache: ModelCache, needed: NeededFiles) -> tuple[RemoteFile, ...]:
-    """Those that are not whole on this node."""
-    return tuple(file for file in needed.all if not cache.has(needed.version, file))
+    """Those that are not whole on this node; of files with the same place, the first."""
+    missing = [file for file in needed.all if not cache.has(needed.version, file)]
+    by_place = {cache.download_of(needed.version, file).target: file for file in missing[::-1]}
+    return tuple(file for file in missing if file in by_place.values())
 
 
 def download_model(

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+import msgspec
+
 from pipemax_worker.dataset.backoff import RetryPolicy
 from pipemax_worker.dataset.object_store import (
     ObjectChangedError,
@@ -35,6 +37,7 @@ CHECKSUMS_FILE = "SHA256SUMS"
 _RANGE_BYTES = 16 << 20
 _ONE_TRY = RetryPolicy(max_seconds=0.0)
 _MD5 = re.compile(r"[0-9a-f]{32}")
+_NO_RIGHT = re.compile(r"status code: 40[13]")
 _CHECKSUM_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](?:\./)?(\S.*)")
 _MISSING_KINDS = {
     FailureKind.NOT_FOUND,
@@ -91,6 +94,8 @@ class S3Source:
         if not isinstance(error.__cause__, Exception):
             return ModelNotFoundError(f"{place}: {error}")
         failure = classify_failure(error.__cause__)
+        if _NO_RIGHT.search(str(error.__cause__)):  # for lists obstore has no error of its own
+            failure = msgspec.structs.replace(failure, kind=FailureKind.DENIED)
         if failure.kind in _MISSING_KINDS:
             return ModelNotFoundError(f"{self._where(place)}: {failure}; {failure.advice}")
         if failure.is_temporary:
