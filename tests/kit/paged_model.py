@@ -44,7 +44,7 @@ class PagedModel:
             is_last = index == len(layers_of_stage) - 1
             weights = Checkpoint(folder, device, dtype)
             model = StageModel(
-                self.config, weights, first, count, index == 0, is_last, device, dtype
+                self.config, weights, first, count, index == 0, is_last, device, dtype, kv_dtype
             )
             if not uses_native:
                 model._native = None
@@ -53,7 +53,7 @@ class PagedModel:
         fill = float("nan") if uses_native and device.type == "cpu" else 0.0
         heads = (self.config.num_key_value_heads, self.config.head_dim)
         self.kv = [
-            torch.full((num_slots, count, 2, block_tokens, *heads), fill).to(device, kv_dtype)
+            torch.full((num_slots + 1, count, 2, block_tokens, *heads), fill).to(device, kv_dtype)
             for count in layers_of_stage
         ]
         self._free = torch.randperm(num_slots, generator=torch.Generator().manual_seed(7)).tolist()

@@ -33,7 +33,7 @@ from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.errors import PipemaxError, StageDiedError
 from pipemax_worker.stage.channel import ActivationChannel, ZmqChannel
 from pipemax_worker.stage.feedback import FeedbackReceiver, FeedbackSender
-from pipemax_worker.stage.kv.device import DeviceKVCache
+from pipemax_worker.stage.kv.device import KV_DTYPES, DeviceKVCache
 from pipemax_worker.stage.kv.host import HostKVCache
 from pipemax_worker.stage.kv.mover import KVMover
 from pipemax_worker.stage.kv.nvme import NVMeKVFile
@@ -73,6 +73,7 @@ def load_model(
         is_last=config.stage == config.num_stages - 1,
         device=device,
         dtype=getattr(torch, config.dtype),
+        kv_dtype=KV_DTYPES[geometry.kv_dtype],
     )
 
 
@@ -171,9 +172,7 @@ def run_stage(
         channel.close()
 
 
-def _build_sampler(
-    config: StageConfig, model_config: ModelConfig, device: torch.device
-) -> Sampler:
+def _build_sampler(config: StageConfig, model_config: ModelConfig, device: torch.device) -> Sampler:
     tokenizer_file = Path(config.model_folder) / "tokenizer.json"
     return Sampler(model_config.vocab_size, device, tokenizer_file)
 
@@ -238,7 +237,9 @@ def _open_tiers(
             slot_bytes,
             adopt=config.adopt_nvme_file,
         )
-    tiers = _Tiers(device_kv, host_kv, nvme, KVMover(device_kv, host_kv, nvme))
+    mover = KVMover(device_kv, host_kv, nvme)
+    # What is adopted and not used stays for the next run, and what is used the driver removes.
+    tiers = _Tiers(device_kv, host_kv, nvme, mover, remove_nvme_file=not config.adopt_nvme_file)
     try:
         yield tiers
         host_kv.close()

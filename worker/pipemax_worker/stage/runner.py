@@ -159,7 +159,7 @@ class StageRunner:
         self._tokens.expect(
             step.sequence, (row.request_id for row in step.scheduled if row.needs_sample)
         )
-        return torch.frombuffer(token_ids, dtype=torch.int32).to(self._device, torch.int64)
+        return torch.frombuffer(token_ids, dtype=torch.int32).long()
 
     def _sample(
         self, scheduled: Sequence[ScheduledRequest], logits: torch.Tensor

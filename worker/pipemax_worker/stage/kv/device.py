@@ -19,20 +19,22 @@ KV_DTYPES = {
 class DeviceKVCache:
     """One allocation of this stage's device slots, seen twice.
 
-    rows      ``[num_slots, slot_bytes]`` uint8: what copies move.
-    blocks    ``[num_slots, num_layers, 2, block_tokens, num_kv_heads, head_dim]`` of the KV dtype:
-              what attention uses, a strided view without scales and padding.
+    rows      ``[num_slots + 1, slot_bytes]`` uint8: what copies move.
+    blocks    ``[num_slots + 1, num_layers, 2, block_tokens, num_kv_heads, head_dim]`` of the KV
+              dtype: what attention uses, a strided view without scales and padding.
+
+    The last slot is scratch: no block is ever there; rows that only pad a step write to it.
 
     Raises KVTierError when the device has no room for it.
     """
 
     def __init__(self, geometry: KVGeometry, stage: int, device: torch.device) -> None:
-        self.rows = _allocate(geometry.num_device_slots, geometry.slot_bytes(stage), device)
+        self.rows = _allocate(geometry.num_device_slots + 1, geometry.slot_bytes(stage), device)
         self.blocks = _typed_view(self.rows, geometry, stage)
 
     @property
     def num_slots(self) -> int:
-        return self.rows.shape[0]
+        return self.rows.shape[0] - 1
 
 
 def _allocate(num_slots: int, slot_bytes: int, device: torch.device) -> torch.Tensor:

@@ -29,7 +29,7 @@ class WeightSource(Protocol):
         ...
 
     def read_stacked(self, rows: Mapping[str, int], *columns: int) -> torch.Tensor:
-        """Several tensors, one below the other: ``{name: number of rows}`` -> [all rows, *columns]."""
+        """Several tensors, one below the other; ``rows``: ``{name: number of rows}``."""
         ...
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+HALF_DTYPES = (torch.bfloat16, torch.float16)
+
 PACKING_ROWS = 64
 """The row count oneDNN is asked to lay the weights out for; other counts run with the same layout
 (measured from 1 to 300 rows) and give the same sums for a row, whatever the number of rows."""
@@ -31,11 +33,20 @@ class Linear:
         return self._weight is weight
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """``x`` [num_tokens, in], ``residual`` [num_tokens, out] -> [num_tokens, out]."""
+        """``x`` [num_tokens, in], ``residual`` [num_tokens, out] -> [num_tokens, out]. The residual
+        may be written to."""
         if self._is_packed:
             return self._packed(x, residual)
+        if residual is not None and self._bias is None and x.is_cuda:
+            return residual.addmm_(x, self._weight.t())  # one launch, and one rounding less
         y = F.linear(x, self._weight, self._bias)
         return y if residual is None else y.add_(residual)
+
+    def in_float32(self, x: torch.Tensor) -> torch.Tensor:
+        """The same without a residual, [num_tokens, out] float32, of any compute dtype."""
+        if x.is_cuda and self._bias is None and x.dtype in HALF_DTYPES:
+            return torch.mm(x, self._weight.t(), out_dtype=torch.float32)  # sums are not rounded
+        return self(x).float()
 
     def _packed(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         operators = torch.ops.mkldnn

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
@@ -9,6 +11,7 @@ from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.errors import InvariantError
 from pipemax_worker.stage.batch import Batch
 from pipemax_worker.stage.model.checkpoint import WeightSource
+from pipemax_worker.stage.model.cuda.create import create_cuda_steps
 from pipemax_worker.stage.model.kernels import Kernels
 from pipemax_worker.stage.model.layer import DecoderLayer
 from pipemax_worker.stage.model.linear import Linear
@@ -39,7 +42,9 @@ class StageModel:
         is_last: bool,
         device: torch.device,
         dtype: torch.dtype,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
+        """``kv_dtype``: what the kernels are built for; None: ``dtype``."""
         self._embedding = _read_embedding(config, weights) if is_first else None
         self._layers = [
             DecoderLayer(config, weights, first_layer + index) for index in range(num_layers)
@@ -47,6 +52,10 @@ class StageModel:
         self._head = LMHead(config, weights, self._embedding) if is_last else None
         self._rope = RotaryEmbedding(config, device, dtype)
         self._native = NativeBackend.create(config, device, dtype)
+        self._kv_dtype = kv_dtype or dtype
+        self._cuda = create_cuda_steps(
+            config, self._rope, device, dtype, self._kv_dtype, is_first=is_first, is_last=is_last
+        )
 
     @property
     def weight_bytes(self) -> int:
@@ -63,22 +72,29 @@ class StageModel:
         """Run one micro-batch; appends its keys and values to ``kv``.
 
         ``hidden_or_token_ids``: token ids [num_tokens] on the first stage, else the previous
-        stage's result [num_tokens, hidden]. ``kv``: [num_slots, num_layers, 2, block_tokens,
-        num_kv_heads, head_dim] of any KV dtype. Returns hidden [num_tokens, hidden]; on the last
-        stage logits [num_sampled, vocab] float32, for the batch's sample rows alone.
+        stage's result [num_tokens, hidden]. ``kv``: [num_slots + 1, num_layers, 2, block_tokens,
+        num_kv_heads, head_dim] of any KV dtype; the last slot is scratch. Returns hidden
+        [num_tokens, hidden]; on the last stage logits [num_sampled, vocab] float32, for the batch's
+        sample rows alone: valid until the next step.
 
         Raises InvariantError if the batch does not fit the input or ``kv``.
         """
         _check(hidden_or_token_ids, batch, kv)
-        hidden = hidden_or_token_ids
-        if self._embedding is not None:
-            hidden = F.embedding(hidden_or_token_ids, self._embedding)
+        if self._cuda is not None and kv.dtype == self._kv_dtype:
+            run = partial(self._run_layers, kv=kv)
+            return self._cuda.run(run, hidden_or_token_ids, batch, kv)
+        entering = hidden_or_token_ids.to(batch.device)
         kernels = self._kernels(batch, kv)
+        return self._run_layers(entering, kernels, batch.indices.sample_rows, kv)
+
+    def _run_layers(
+        self, hidden: torch.Tensor, kernels: Kernels, sample_rows: torch.Tensor, kv: torch.Tensor
+    ) -> torch.Tensor:
+        if self._embedding is not None:
+            hidden = F.embedding(hidden, self._embedding)
         for index, layer in enumerate(self._layers):
             hidden = layer(hidden, kv[:, index], kernels)
-        return (
-            hidden if self._head is None else self._head(hidden, batch.indices.sample_rows, kernels)
-        )
+        return hidden if self._head is None else self._head(hidden, sample_rows, kernels)
 
     def _kernels(self, batch: Batch, kv: torch.Tensor) -> Kernels:
         cos, sin = self._rope(batch.indices.positions)
@@ -109,7 +125,7 @@ class LMHead:
 
     def __call__(self, hidden: torch.Tensor, rows: torch.Tensor, kernels: Kernels) -> torch.Tensor:
         normed = kernels.rms_norm(hidden[rows], self._norm, self._eps)
-        return self._projection(normed).float()  # [num_sampled, vocab]
+        return self._projection.in_float32(normed)  # [num_sampled, vocab]
 
 
 def _read_embedding(config: ModelConfig, weights: WeightSource) -> torch.Tensor:

@@ -26,6 +26,12 @@ class RotaryEmbedding:
         sin = angles.sin() * self._attention_scaling
         return cos.to(self._dtype), sin.to(self._dtype)
 
+    def table(self, num_positions: int) -> torch.Tensor:
+        """Cosines, then sines, of the first positions: [num_positions, head_dim] float32."""
+        positions = torch.arange(num_positions, device=self._inverse_frequencies.device)
+        angles = positions.float()[:, None] * self._inverse_frequencies
+        return torch.cat((angles.cos(), angles.sin()), dim=1) * self._attention_scaling
+
 
 def _inverse_frequencies(config: ModelConfig) -> tuple[torch.Tensor, float]:
     rope_type = config.rope_parameters["rope_type"]

@@ -14,8 +14,9 @@ def test_device_blocks_are_a_view_of_the_slots(stage: int) -> None:
     geometry = make_geometry()
     cache = DeviceKVCache(geometry, stage, CPU)
     layers = geometry.layers_of_stage[stage]
-    assert cache.blocks.shape == (6, layers, 2, 8, 2, 16)
-    assert cache.rows.shape == (6, 4096)
+    assert cache.blocks.shape == (7, layers, 2, 8, 2, 16)  # and a scratch slot
+    assert cache.rows.shape == (7, 4096)
+    assert cache.num_slots == 6
     cache.blocks[3] = 1.0
     payload = geometry.payload_bytes(stage)
     assert torch.equal(cache.rows[3, :payload].view(torch.float32), torch.ones(payload // 4))
@@ -39,7 +40,7 @@ def test_all_kv_dtypes_have_a_typed_view(kv_dtype: str) -> None:
         | {"kv_dtype": kv_dtype, "scale_bytes": 32}
     )
     cache = DeviceKVCache(geometry, 0, CPU)
-    assert cache.blocks.shape == (6, 2, 2, 8, 2, 16)
+    assert cache.blocks.shape == (7, 2, 2, 8, 2, 16)
     assert cache.blocks.element_size() * cache.blocks[0].numel() == geometry.payload_bytes(0) - 32
 
 

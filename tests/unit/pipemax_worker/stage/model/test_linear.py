@@ -25,7 +25,7 @@ def test_product(
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=0)
 
 
-def test_the_residual_is_left_alone() -> None:
+def test_the_residual_is_left_alone_on_a_cpu() -> None:
     residual = torch.randn(3, 8)
     before = residual.clone()
     with torch.inference_mode():
@@ -44,3 +44,12 @@ def test_a_row_does_not_depend_on_the_others() -> None:
 def test_bytes_count_weight_and_bias() -> None:
     assert Linear(torch.zeros(8, 4), torch.zeros(8)).weight_bytes == 8 * 4 * 4 + 8 * 4
     assert Linear(torch.zeros(8, 4, dtype=torch.bfloat16), None).weight_bytes == 64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_in_float32(dtype: torch.dtype) -> None:
+    weight, x = torch.randn(24, 40).to(dtype), torch.randn(3, 40).to(dtype)
+    with torch.inference_mode():
+        result = Linear(weight, None).in_float32(x)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, x.float() @ weight.float().T, atol=0.1, rtol=0)

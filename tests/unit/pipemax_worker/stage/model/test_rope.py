@@ -44,6 +44,8 @@ def test_equals_transformers(name: str, tmp_path: Path) -> None:
     half = config.head_dim // 2
     assert torch.equal(cos, expected_cos[0, :, :half])
     assert torch.equal(sin, expected_sin[0, :, :half])
+    table = RotaryEmbedding(config, torch.device("cpu"), torch.bfloat16).table(len(positions))
+    assert torch.equal(table, torch.cat((cos, sin), dim=1))
 
 
 def test_longrope_is_held_to_its_original_context(tmp_path: Path) -> None:

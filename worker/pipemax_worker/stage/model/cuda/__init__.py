@@ -1,0 +1,1 @@
+"""The model on NVIDIA GPUs: FlashInfer's kernels, and steps captured as CUDA graphs."""

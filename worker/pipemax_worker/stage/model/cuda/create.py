@@ -1,0 +1,39 @@
+"""Whether a stage can run its steps with FlashInfer, and what runs them."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.stage.model.cuda.library import load_flashinfer
+from pipemax_worker.stage.model.cuda.steps import CudaSteps
+from pipemax_worker.stage.model.cuda.trial import passes_trial
+from pipemax_worker.stage.model.rope import RotaryEmbedding
+
+LOGGER = logging.getLogger(__name__)
+
+
+def create_cuda_steps(
+    config: ModelConfig,
+    rope: RotaryEmbedding,
+    device: torch.device,
+    dtype: torch.dtype,
+    kv_dtype: torch.dtype,
+    *,
+    is_first: bool,
+    is_last: bool,
+) -> CudaSteps | None:
+    """None where PyTorch's kernels are to be used: on CPUs, and, with one log line, where
+    FlashInfer cannot be had, does not fit the model, or fails its trial run."""
+    if device.type != "cuda":
+        return None
+    if any(window is not None for window in config.sliding_windows):
+        LOGGER.warning("sliding windows have no fast kernels yet, PyTorch's are used (slower)")
+        return None
+    library = load_flashinfer(dtype, kv_dtype, config.head_dim)
+    if library is None:
+        return None
+    steps = CudaSteps(config, library, rope, device, dtype, is_first=is_first, is_last=is_last)
+    return steps if passes_trial(steps, config, device, dtype, kv_dtype) else None

@@ -1,0 +1,184 @@
+"""One step's work for FlashInfer, and the shapes that steps are padded to. Pure.
+
+Rows of decoding requests, one each, come first; then those of prompt chunks: two attention launches
+beside one batch of matrix products (one launch for both would give decoding rows the large tiles of
+prompts). Each part is padded by itself, so that a captured graph finds both where it left them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipemax_worker.stage.batch import HostIndices
+from pipemax_worker.stage.model.cuda.tiles import (
+    Int64s,
+    Tiles,
+    choose_chunk_tokens,
+    choose_tile_rows,
+    plan_tiles,
+)
+
+MAX_GRAPH_ROWS = 768
+"""Above it a step computes long enough to hide its launches."""
+
+MAX_GRAPH_PROMPTS = 16
+
+
+@dataclass(frozen=True)
+class PlanLimits:
+    """What a stage's plans depend on besides the batch.
+
+    chunk_tokens          of one attention tile.
+    max_partial_results   rows of attention that the workspace holds before they are merged.
+    """
+
+    heads_per_kv_head: int
+    head_dim: int
+    block_tokens: int
+    chunk_tokens: int
+    max_partial_results: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """The decoding requests of a batch, or its prompt chunks: rows ``first_row`` and on."""
+
+    first_row: int
+    num_new: Int64s  # [num_requests]
+    context_lens: Int64s  # [num_requests]
+    tiles: Tiles
+
+    @property
+    def num_requests(self) -> int:
+        return len(self.num_new)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.tiles.merge_starts) - 1
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """A batch cut in two. ``page_starts`` and ``pages``: the blocks that requests really use."""
+
+    host: HostIndices
+    decode: Part
+    prompts: Part
+    page_starts: Int64s  # [num_requests + 1]
+    pages: Int64s
+
+
+@dataclass(frozen=True)
+class PartShape:
+    """Sizes of one part, padding included."""
+
+    num_rows: int
+    num_requests: int
+    num_tiles: int
+    tile_rows: int
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """Sizes of a step: what a captured graph is good for."""
+
+    decode: PartShape
+    prompts: PartShape
+    num_sampled: int
+
+    @property
+    def num_rows(self) -> int:
+        return self.decode.num_rows + self.prompts.num_rows
+
+    @property
+    def can_be_captured(self) -> bool:
+        return self.num_rows <= MAX_GRAPH_ROWS and self.prompts.num_requests <= MAX_GRAPH_PROMPTS
+
+
+def plan_step(host: HostIndices, limits: PlanLimits) -> StepPlan:
+    """Cut a batch in two and its attention into tiles.
+
+    Chunks of one token that follow a longer one are taken as prompts: slower, and as right.
+    """
+    num_new = host.num_new_tokens
+    longer = np.flatnonzero(num_new > 1)
+    num_decode = int(longer[0]) if len(longer) else len(num_new)
+    num_pages = -(-host.context_lens // limits.block_tokens)
+    page_starts = np.zeros(len(num_pages) + 1, np.int64)
+    np.cumsum(num_pages, out=page_starts[1:])
+    return StepPlan(
+        host,
+        _plan_part(num_new[:num_decode], host.context_lens[:num_decode], 0, limits),
+        _plan_part(num_new[num_decode:], host.context_lens[num_decode:], num_decode, limits),
+        page_starts,
+        _used_blocks(host, num_pages),
+    )
+
+
+def _plan_part(num_new: Int64s, context_lens: Int64s, first_row: int, limits: PlanLimits) -> Part:
+    num_rows = int(num_new.sum())
+    group = limits.heads_per_kv_head
+    tile_rows = choose_tile_rows(num_rows, len(num_new), group, limits.head_dim)
+    chunk_tokens = choose_chunk_tokens(
+        num_new, context_lens, limits.max_partial_results, limits.chunk_tokens
+    )
+    tiles = plan_tiles(num_new, context_lens, group, tile_rows, chunk_tokens)
+    return Part(first_row, num_new, context_lens, tiles)
+
+
+def _used_blocks(host: HostIndices, num_pages: Int64s) -> Int64s:
+    """The block tables without slots that lie beyond the contexts."""
+    starts = host.table_starts
+    if int(num_pages.sum()) == int(starts[-1]):
+        return host.block_tables
+    place = np.arange(int(starts[-1])) - np.repeat(starts[:-1], np.diff(starts))
+    return host.block_tables[place < np.repeat(num_pages, np.diff(starts))]
+
+
+def exact_shape(plan: StepPlan) -> StepShape:
+    """Without padding."""
+    return StepShape(
+        _exact_part(plan.decode), _exact_part(plan.prompts), len(plan.host.sample_rows)
+    )
+
+
+def _exact_part(part: Part) -> PartShape:
+    tiles = part.tiles
+    return PartShape(part.num_rows, part.num_requests, tiles.num_tiles, tiles.tile_rows)
+
+
+def padded_shape(plan: StepPlan) -> StepShape:
+    """The next larger of the shapes that graphs are captured for."""
+    decode, prompts = plan.decode, plan.prompts
+    num_decode = round_up(decode.num_rows, 8)
+    num_prompt_rows = round_up(prompts.num_rows, 8 if prompts.num_rows <= 64 else 16)
+    num_prompts = prompts.num_requests
+    return StepShape(
+        PartShape(
+            num_decode, num_decode, round_up_quarter(decode.tiles.num_tiles, 32),
+            decode.tiles.tile_rows,
+        ),
+        PartShape(
+            num_prompt_rows,
+            round_up(num_prompts, MAX_GRAPH_PROMPTS),
+            round_up_quarter(prompts.tiles.num_tiles, 32),
+            prompts.tiles.tile_rows if num_prompts else 128,
+        ),
+        round_up(len(plan.host.sample_rows), 8),
+    )  # fmt: skip
+
+
+def round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def round_up_quarter(number: int, least: int) -> int:
+    """To the next of ``least``, and above it of four steps an octave; 0 stays 0."""
+    if number == 0:
+        return 0
+    if number <= least:
+        return least
+    step = max(1, 1 << (number - 1).bit_length() - 3)
+    return round_up(number, step)

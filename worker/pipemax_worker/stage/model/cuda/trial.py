@@ -1,0 +1,91 @@
+"""A trial run of FlashInfer's kernels against PyTorch's, before any job depends on them."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+
+from pipemax_worker.contract.messages import ScheduledRequest
+from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.contract.transfers import pack_int32
+from pipemax_worker.stage.batch import Batch, build_batch
+from pipemax_worker.stage.model.cuda.steps import CudaSteps
+from pipemax_worker.stage.model.kernels import AttentionShape, Kernels
+from pipemax_worker.stage.model.rope import RotaryEmbedding
+from pipemax_worker.stage.model.torch_kernels import TorchKernels
+
+LOGGER = logging.getLogger(__name__)
+
+MAX_ERROR = 0.02
+"""Of the norm. Two bfloat16 computations of this differ by 0.004; wrong ones by 1."""
+
+BLOCK_TOKENS = 16
+REQUESTS = ((699, 1), (0, 1), (256, 1), (0, 70), (250, 12), (31, 1))
+"""Computed and new tokens: contexts of one chunk and of several, and a last row that decodes."""
+
+
+def passes_trial(
+    steps: CudaSteps,
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    kv_dtype: torch.dtype,
+) -> bool:
+    """Whether one layer's attention comes out right; False with one log line."""
+    error = _largest_error(steps, config, device, dtype, kv_dtype)
+    if error <= MAX_ERROR:  # NaN fails
+        return True
+    LOGGER.warning(
+        "FlashInfer's kernels gave wrong results in a trial (error %.3f), PyTorch's are used "
+        "(slower); this version was made for FlashInfer 0.6", error,
+    )  # fmt: skip
+    return False
+
+
+@torch.inference_mode()
+def _largest_error(
+    steps: CudaSteps,
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    kv_dtype: torch.dtype,
+) -> float:
+    shape = AttentionShape(
+        config.num_attention_heads, config.num_key_value_heads, config.head_dim, None
+    )
+    batch = _trial_batch(config.max_position_embeddings, device)
+    generator = torch.Generator(device).manual_seed(0)
+    num_slots = len(batch.host.block_tables)
+    kv = torch.randn(
+        *(num_slots + 1, 2, 2, BLOCK_TOKENS, shape.num_kv_heads, shape.head_dim),
+        generator=generator, device=device,
+    ).to(kv_dtype)  # fmt: skip
+    width = shape.num_query_columns + 2 * shape.num_kv_columns
+    qkv = torch.randn(batch.num_tokens, width, generator=generator, device=device).to(dtype)
+    cos, sin = RotaryEmbedding(config, device, dtype)(batch.indices.positions)
+    expected = _attend(TorchKernels(batch, cos, sin), qkv, kv, shape)
+
+    found = _attend(steps.kernels_for(batch), qkv, kv, shape)
+    difference = torch.linalg.vector_norm(found.float() - expected.float(), dim=1)
+    return float((difference / torch.linalg.vector_norm(expected.float(), dim=1)).max())
+
+
+def _attend(
+    kernels: Kernels, qkv: torch.Tensor, kv: torch.Tensor, shape: AttentionShape
+) -> torch.Tensor:
+    qkv, layer = qkv.clone(), kv.clone()[:, 1]
+    kernels.rotate_and_append(qkv, None, layer, shape)
+    return kernels.attention(qkv, layer, shape)
+
+
+def _trial_batch(max_tokens: int, device: torch.device) -> Batch:
+    requests = [(max(0, min(done, max_tokens - new)), new) for done, new in REQUESTS]
+    num_blocks = [-(-(done + new) // BLOCK_TOKENS) for done, new in requests]
+    slots = np.random.default_rng(0).permutation(sum(num_blocks)).tolist()
+    scheduled = []
+    for number, (done, new) in enumerate(requests):
+        own, slots = slots[: num_blocks[number]], slots[num_blocks[number] :]
+        scheduled.append(ScheduledRequest(number, done, new, None, pack_int32(own), True))
+    return build_batch(scheduled, BLOCK_TOKENS, device)
