@@ -47,6 +47,7 @@ class FakeEngine:
         self.fails_after = fails_after
         self.failure = failure
         self.max_tokens = max_tokens
+        self.deaths: list[object] = []  # it never tells who was suspect: a failure ends the run
         self.answer = (40, 41, 42)
         self.waiting: deque[Request] = deque()
         self.seen: list[Request] = []

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import msgspec
 
 from pipemax_worker.contract.clock import Clock
+from pipemax_worker.dataset.documents import encode_document
 from pipemax_worker.dataset.object_store import ObjectStore
 from pipemax_worker.errors import OutputError
 
@@ -29,6 +31,13 @@ class HeartbeatLimits(msgspec.Struct, frozen=True):
 
     interval_seconds: float = 15.0
     silent_seconds: float = 60.0
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """What a worker's object holds: when it was written, by that worker's clock (ISO 8601, UTC).
+    For people: ``pipemax status`` shows it, nothing depends on it."""
+
+    at: str | None = None
 
 
 class Heartbeat:
@@ -62,7 +71,7 @@ class Heartbeat:
     def _replace(self, suffix: str) -> None:
         key = f"{WORKERS_PREFIX}{self._worker}.{suffix}"
         with contextlib.suppress(OutputError):
-            self._store.put(key, b"{}\n")
+            self._store.put(key, encode_document(Beat(datetime.now(UTC).isoformat())))
             if self._last_key is not None:
                 self._store.delete(self._last_key)
             self._last_key = key

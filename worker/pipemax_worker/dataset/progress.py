@@ -1,25 +1,31 @@
 """How far a job came, from what lies in its output location alone: for ``pipemax status``.
 
-Works while the job runs, after it was killed, and when it ended.
+Works while the job runs, after it was killed, in a retry, and when it ended.
 """
 
 from __future__ import annotations
 
-import re
-from itertools import groupby
+from collections import Counter
 
 import msgspec
 
-from pipemax_worker.dataset.chain import RESULTS_PREFIX
+from pipemax_worker.dataset.chain_reader import read_last_records, segment_keys_by_range
+from pipemax_worker.dataset.earlier_results import read_sources
 from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.object_store import ObjectStore
-from pipemax_worker.dataset.records import RecordCounts, read_records
-
-_SEGMENT_KEY = re.compile(re.escape(RESULTS_PREFIX) + r"\d{8}-\d{6}\.jsonl")
+from pipemax_worker.dataset.offset_set import OffsetSet
+from pipemax_worker.dataset.records import RecordCounts
+from pipemax_worker.dataset.worker_states import WorkerState, read_worker_states
 
 
 class LedgerProgress(msgspec.Struct, frozen=True):
-    """``counts`` is of all records in the store; the bytes are those of the input."""
+    """``counts`` is of the last record of every key in the store; the bytes are those of the input.
+
+    failed_codes   error code -> records that carry it, the most frequent first.
+    num_copied     of the records come from ``resumed_from``, earlier jobs' outputs.
+    retry          the newest one, 0 if there was none; ranges are done or not for this one.
+    workers        who works on it, or did and never said that it ended.
+    """
 
     created_at: str
     num_ranges: int
@@ -28,6 +34,11 @@ class LedgerProgress(msgspec.Struct, frozen=True):
     input_bytes: int
     done_bytes: int
     done_records: int
+    failed_codes: dict[str, int]
+    num_copied: int
+    resumed_from: tuple[str, ...]
+    retry: int
+    workers: tuple[WorkerState, ...]
 
     @property
     def is_finished(self) -> bool:
@@ -44,49 +55,50 @@ class LedgerProgress(msgspec.Struct, frozen=True):
         return max(estimate, self.counts.num_records)
 
 
+class _Tally:
+    """Sums over records and ranges."""
+
+    def __init__(self) -> None:
+        self.counts = RecordCounts()
+        self.failed_codes: Counter[str] = Counter()
+        self.num_copied = 0
+
+    def add_chain(self, store: ObjectStore, keys: list[str]) -> None:
+        for head, _ in read_last_records(store, keys, OffsetSet()):
+            self.counts += head.counts
+            self.num_copied += head.pipemax.is_copied
+            if (code := head.error_code) is not None:
+                self.failed_codes[code] += 1
+
+
 def read_progress(store: ObjectStore) -> LedgerProgress:
     """Count the done ranges from the ledger, the others from their chains.
 
     Raises InputNotFoundError if no job was started in ``store``.
     """
     ledger = Ledger.load(store)
-    counts, done_bytes = RecordCounts(), 0
-    done = set()
+    tally, done, done_bytes = _Tally(), set[int](), 0
     for summary in ledger.summaries():
         done.add(summary.range_index)
-        counts += summary.counts
         done_bytes += ledger.ranges[summary.range_index].size_bytes
-    done_records = counts.num_records
+        tally.counts += summary.counts
+        tally.num_copied += summary.num_copied
+        tally.failed_codes.update(summary.failed_codes)
+    done_records = tally.counts.num_records
     for range_index, keys in segment_keys_by_range(store).items():
         if range_index not in done:
-            for key in keys:
-                for head, _ in read_records(key, store.get(key)):
-                    counts += head.counts
+            tally.add_chain(store, keys)
     return LedgerProgress(
         created_at=ledger.job.created_at,
         num_ranges=len(ledger.ranges),
         num_done_ranges=len(done),
-        counts=counts,
+        counts=tally.counts,
         input_bytes=sum(file.size_bytes for file in ledger.job.inputs),
         done_bytes=done_bytes,
         done_records=done_records,
+        failed_codes=dict(tally.failed_codes.most_common()),
+        num_copied=tally.num_copied,
+        resumed_from=read_sources(store),
+        retry=ledger.retry,
+        workers=read_worker_states(ledger, done),
     )
-
-
-def segment_keys_by_range(store: ObjectStore) -> dict[int, list[str]]:
-    """The segments of every range that has one, in the order of ranges and chains.
-
-    Other files in the folder are passed over.
-    """
-    keys = filter(_SEGMENT_KEY.fullmatch, store.list(RESULTS_PREFIX))
-    return {range_index: list(group) for range_index, group in groupby(keys, _range_index_of)}
-
-
-def segment_keys_of_range(store: ObjectStore, range_index: int) -> list[str]:
-    """The same for one range."""
-    keys = store.list(f"{RESULTS_PREFIX}{range_index:08d}-")
-    return [key for key in keys if _SEGMENT_KEY.fullmatch(key)]
-
-
-def _range_index_of(key: str) -> int:
-    return int(key.removeprefix(RESULTS_PREFIX).partition("-")[0])

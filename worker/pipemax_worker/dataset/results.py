@@ -13,10 +13,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from pipemax_worker.dataset.chain_reader import (
+    read_last_records,
+    segment_keys_by_range,
+    segment_keys_of_range,
+)
 from pipemax_worker.dataset.done_ranges import read_newest_retry
 from pipemax_worker.dataset.object_store import ObjectStore
 from pipemax_worker.dataset.offset_set import OffsetSet
-from pipemax_worker.dataset.progress import segment_keys_by_range, segment_keys_of_range
 from pipemax_worker.dataset.records import RecordHead, read_records
 
 _MAX_SEGMENTS_HELD = 8
@@ -45,18 +49,12 @@ def iterate_results(store: ObjectStore, ordered: bool = True) -> Iterator[bytes]
 def _as_written(
     store: ObjectStore, range_index: int, keys: Sequence[str], may_change: bool
 ) -> Iterator[bytes]:
-    """The last segment first: of a key that has several records, the first one met counts."""
     seen = OffsetSet()
-    for key in reversed(keys):
-        yield from _unseen(store, key, seen)
+    for _, line in read_last_records(store, keys, seen):
+        yield line
     if may_change:
-        for key in segment_keys_of_range(store, range_index)[len(keys) :]:
-            yield from _unseen(store, key, seen)
-
-
-def _unseen(store: ObjectStore, key: str, seen: OffsetSet) -> Iterator[bytes]:
-    for head, line in read_records(key, store.get(key)):
-        if seen.add(head.pipemax.offset):
+        new_keys = segment_keys_of_range(store, range_index)[len(keys) :]
+        for _, line in read_last_records(store, new_keys, seen):
             yield line
 
 

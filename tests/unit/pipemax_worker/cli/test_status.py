@@ -5,9 +5,12 @@ import re
 
 import pytest
 from kit.fake_run import FakeSessions
-from kit.jobs import JobFolder, text_lines
+from kit.flaky_engine import FlakyEngine
+from kit.jobs import JobFolder, text_line, text_lines
 from pipemax_worker.cli.main import main
+from pipemax_worker.dataset.workers import name_this_worker
 from pipemax_worker.errors import StageDiedError
+from pipemax_worker.runner import run as run_module
 
 
 def test_a_job_that_never_started(job: JobFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,3 +63,77 @@ def test_json(job: JobFolder, sessions: FakeSessions, capsys: pytest.CaptureFixt
     assert status["inputBytes"] == {"total": path.stat().st_size, "done": path.stat().st_size}
     assert status["tokens"]["generated"] == 15
     assert status["createdAt"].startswith("20")
+    assert status["failedReasons"] == {"invalid_json": 1}
+    assert (status["retry"], status["resumedFrom"], status["copied"]) == (0, [], 0)
+    assert status["workers"] == [], "it has ended in order"
+
+
+def test_why_requests_failed_worst_first(
+    job: JobFolder, sessions: FakeSessions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.write_input([*text_lines(5), text_line("m", model="gpt-4"), *[b"no json"] * 3])
+    job.write()
+    job.run("--quiet")
+    capsys.readouterr()
+    assert main(["status", str(job.job_file)]) == 0
+    assert "failures  3 x invalid_json, 1 x model_not_found\n" in capsys.readouterr().out
+
+
+def test_a_retry_that_was_killed(
+    job: JobFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One record a key is counted; what the retry has not come to yet is still a failure."""
+    engine = FlakyEngine(per_step=1)
+    engine.fails = lambda _: True
+    monkeypatch.setattr(run_module, "open_session", FakeSessions(engine))
+    for number in range(3):
+        job.write_input(text_lines(2, f"{number}-"), f"{number}.jsonl")
+    job.write()
+    job.run("--quiet")
+    engine.fails = lambda _: False
+    engine.failure, engine.fails_after = RuntimeError("killed"), engine.num_steps + 3
+    assert job.run("--quiet", "--retry-failed") == 70
+    capsys.readouterr()
+    assert main(["status", str(job.job_file)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("reviews: not finished, retry 1 is under way")
+    assert "6 of about 6 have a record: 3 succeeded, 3 failed" in text
+    assert "3 x stage_died" in text
+    assert re.search(r"ranges +1 of 3 done", text)
+    assert main(["status", "--json", str(job.job_file)]) == 0
+    assert json.loads(capsys.readouterr().out)["retry"] == 1
+
+
+def test_what_was_taken_over(
+    job: JobFolder, sessions: FakeSessions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.write_input(text_lines(5))
+    job.write({"output.uri": "first"})
+    job.run("--quiet")
+    job.write({"resumeFrom": "first"})
+    job.run("--quiet")
+    capsys.readouterr()
+    assert main(["status", str(job.job_file)]) == 0
+    assert f"copied    5 of them from {job.folder / 'first'}\n" in capsys.readouterr().out
+
+
+def test_who_works_on_it(
+    job: JobFolder, sessions: FakeSessions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen from another process while it runs: here, from inside a step."""
+    job.write_input(text_lines(5))
+    job.write()
+    seen = []
+
+    def look(_: int) -> None:
+        assert main(["status", "--json", str(job.job_file)]) == 0
+        seen.extend(json.loads(capsys.readouterr().out)["workers"])
+        assert main(["status", str(job.job_file)]) == 0
+        assert re.search(
+            r"worker +\S+: working, last sign .* holds 1 range", capsys.readouterr().out
+        )
+
+    sessions.engine.on_step = look
+    job.run("--quiet")
+    assert {(worker["phase"], worker["ranges"]) for worker in seen} == {("working", 1)}
+    assert seen[0]["name"] == name_this_worker()
