@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,18 @@ def test_what_changes_the_text_changes_the_identity(
     before = describe_model(folder)
     (folder / name).write_text(content)
     assert describe_model(folder) != before
+
+
+def test_weights_that_no_stage_reads_do_not_count(tmp_path: Path) -> None:
+    """A whole clone, and what was fetched of it, are the same model."""
+    folder = _make_model(tmp_path / "model")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    before = describe_model(folder)
+    assert set(before["weights"]) == {"model-1.safetensors", "model-2.safetensors"}
+    (folder / "consolidated.safetensors").write_bytes(b"the same again")
+    (folder / "model.safetensors").write_bytes(b"and again")
+    assert describe_model(folder) == before
 
 
 def test_a_model_that_cannot_be_read_is_named(

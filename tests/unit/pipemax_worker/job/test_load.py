@@ -166,6 +166,9 @@ REPLACEMENTS = {
         "job.yaml:6: spec.model.uri: found 'hostPath://tiny', expected an absolute path, three "
         "slashes in all: hostPath:///tiny"
     ),
+    ("{uri: models/tiny}", "{uri: org/tiny, cacheDir: s3://bucket/cache}"): (
+        "job.yaml:6: spec.model.cacheDir: found 's3://bucket/cache', expected a folder of the node"
+    ),
     ("{uri: models/tiny}", "{uri: /tiny, revision: main}"): (
         "job.yaml:6: spec.model.revision: expected only with a hub id; uri is '/tiny'"
     ),

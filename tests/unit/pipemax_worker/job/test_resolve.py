@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 from kit.job_file import make_job_text
 from pipemax_worker.errors import JobFileError
-from pipemax_worker.job import HubId, parse_job, resolve_model, resolve_nvme, resolve_place
+from pipemax_worker.job import (
+    HubId,
+    S3Folder,
+    parse_job,
+    resolve_model,
+    resolve_nvme,
+    resolve_place,
+)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +69,8 @@ def test_a_path_that_is_missing_stays_a_path(uri: str, tmp_path: Path) -> None:
     assert model.is_absolute()
 
 
-def test_a_model_in_an_object_store_is_refused_for_now(tmp_path: Path) -> None:
-    with pytest.raises(JobFileError, match=r"spec\.model\.uri: found 's3://models/x'"):
-        resolve_model("s3://models/x", tmp_path, {})
+def test_a_model_in_an_object_store_stays_there(tmp_path: Path) -> None:
+    assert resolve_model("s3://models/x/", tmp_path, {}) == S3Folder("s3://models/x/")
 
 
 @pytest.mark.parametrize(

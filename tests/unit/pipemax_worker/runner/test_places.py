@@ -7,12 +7,18 @@ import pytest
 from kit.jobs import JobFolder
 from pipemax_worker.errors import JobFileError, ModelNotFoundError
 from pipemax_worker.job.load import load_job
+from pipemax_worker.model_store.fetch import FetchSettings
+from pipemax_worker.model_store.models import RemoteModel
 from pipemax_worker.runner.places import Places, resolve_output, resolve_places
+
+
+def fetch_nothing(model: RemoteModel, settings: FetchSettings) -> Path:
+    raise AssertionError(f"fetched {model}")
 
 
 def places_of(job: JobFolder, changes: dict[str, Any], mounts: dict[str, str]) -> Places:
     job_file = job.write(changes)
-    return resolve_places(load_job(job_file), job_file, mounts)
+    return resolve_places(load_job(job_file), job_file, mounts, fetch_nothing)
 
 
 def test_relative_places_start_at_the_job_file(
@@ -52,7 +58,10 @@ def test_buckets_stay_as_they_are(job: JobFolder) -> None:
     [
         ({"input.uri": "pvc://data/a.jsonl"}, "--mount data=PATH"),
         ({"output.uri": "pvc://data/out"}, "--mount data=PATH"),
-        ({"model.uri": "s3://bucket/model"}, "spec.model.uri: found 's3://bucket/model'"),
+        (
+            {"model.uri": "org/name", "model.cacheDir": "pvc://cache", "output.uri": "pvc://out"},
+            "--mount out=PATH",
+        ),
     ],
 )
 def test_places_that_cannot_be_reached_from_here(
@@ -62,9 +71,10 @@ def test_places_that_cannot_be_reached_from_here(
         places_of(job, changes, {})
 
 
-def test_a_model_by_its_hub_id_is_not_downloaded(job: JobFolder) -> None:
-    with pytest.raises(ModelNotFoundError, match="not downloaded by this version"):
-        places_of(job, {"model.uri": "organisation/model"}, {})
+def test_a_model_from_afar_is_fetched_once_all_else_is_found(job: JobFolder) -> None:
+    job_file = job.write({"model.uri": "s3://bucket/model"})
+    places = resolve_places(load_job(job_file), job_file, {}, lambda model, _: Path(f"/{model}"))
+    assert places.model_folder == Path("/s3://bucket/model")
 
 
 def test_a_model_folder_that_is_not_there(job: JobFolder) -> None:

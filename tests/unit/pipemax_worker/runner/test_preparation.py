@@ -86,8 +86,9 @@ def test_an_input_without_a_byte(job: JobFolder) -> None:
 
 def test_fields_without_effect_are_refused(job: JobFolder) -> None:
     job.write_input([text_line("a")])
-    with pytest.raises(JobFileError, match=r"spec\.resumeFrom"):
-        prepare_job(job.write({"resumeFrom": "old"}), {})
+    nvme = {"emptyDir": {}, "size": "1Mi", "writesPerDay": "1Gi"}
+    with pytest.raises(JobFileError, match=r"spec\.kvCache\.nvme\.writesPerDay"):
+        prepare_job(job.write({"kvCache.nvme": nvme}), {})
 
 
 def test_every_sampling_default_reaches_the_requests(job: JobFolder) -> None:

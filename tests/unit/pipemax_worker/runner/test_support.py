@@ -15,8 +15,6 @@ NVME = {"emptyDir": {}, "size": "1Mi"}
     ("changes", "field"),
     [
         ({"kvCache.nvme": NVME | {"writesPerDay": "1Gi"}}, "spec.kvCache.nvme.writesPerDay"),
-        ({"model.cacheDir": "/cache"}, "spec.model.cacheDir"),
-        ({"model.uri": "org/model", "model.revision": "main"}, "spec.model.revision"),
     ],
 )
 def test_a_field_without_effect_is_refused_by_name(
@@ -24,13 +22,6 @@ def test_a_field_without_effect_is_refused_by_name(
 ) -> None:
     job_file = job.write(changes)
     with pytest.raises(JobFileError, match=f"job.yaml: {field}: not supported"):
-        refuse_unsupported_fields(load_job(job_file), job_file)
-
-
-def test_all_of_them_are_named_at_once(job: JobFolder) -> None:
-    nvme = {"kvCache.nvme": NVME | {"writesPerDay": "1Gi"}}
-    job_file = job.write({"model.cacheDir": "/cache"} | nvme)
-    with pytest.raises(JobFileError, match=r"cacheDir.*\n.*writesPerDay"):
         refuse_unsupported_fields(load_job(job_file), job_file)
 
 

@@ -67,9 +67,18 @@ def test_plain_display_prints_at_its_interval_only() -> None:
     assert len(stream.getvalue().splitlines()) == 2
 
 
+def test_what_takes_its_time_before_the_start_is_said_now_and_then() -> None:
+    stream = io.StringIO()
+    display = PlainDisplay(stream, interval_seconds=10.0)
+    for elapsed in range(23):
+        display.status(f"fetching: {elapsed}", float(elapsed))
+    assert stream.getvalue().splitlines() == ["fetching: 2", "fetching: 12", "fetching: 22"]
+
+
 def test_quiet_prints_nothing() -> None:
     stream = io.StringIO()
     display = open_display(stream, quiet=True)
+    display.status("fetching", 1e9)
     display.update(make_snapshot(elapsed_seconds=1e9))
     display.message("hello")
     assert stream.getvalue() == ""
@@ -84,6 +93,7 @@ def test_a_terminal_gets_a_live_panel_with_tiers() -> None:
     stream = Terminal()
     display = open_display(stream)
     assert isinstance(display, LiveDisplay)
+    display.status("fetching: 5 GiB", 0.0)
     display.update(make_snapshot())
     display.message("loading")
     display.close()
