@@ -1,0 +1,110 @@
+"""The operator as a process of its own, as its pod runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from kit.control_plane.control_plane import ControlPlane
+
+START_TIMEOUT_SECONDS = 30.0
+
+
+class OperatorProcess:
+    """``kopf run`` against a control plane. ``log`` is its output."""
+
+    def __init__(
+        self,
+        plane: ControlPlane,
+        folder: Path,
+        namespace: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        kubeconfig: Path | None = None,
+        port: int = 0,
+    ) -> None:
+        self.log = folder / "operator.log"
+        self.port = port or _free_port()
+        self._scope = ["--namespace", namespace] if namespace else ["--all-namespaces"]
+        self._environment = {
+            **os.environ,
+            "KUBECONFIG": str(kubeconfig or plane.kubeconfig),
+            **(environment or {}),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when it answers its probe."""
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "kopf", "run", "-m", "pipemax_operator.handlers"),
+                    *(*self._scope, "--standalone"),
+                    f"--liveness=http://127.0.0.1:{self.port}/healthz",
+                ],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while time.monotonic() < deadline:
+            assert self._process.poll() is None, self.log.read_text(encoding="utf-8")
+            with (
+                contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=2),
+            ):
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"the operator does not answer:\n{self.log.read_text('utf-8')}")
+
+    def kill(self) -> None:
+        """SIGKILL, as a node's crash or the out-of-memory killer does."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(how)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+@contextlib.contextmanager
+def running_operator(
+    plane: ControlPlane,
+    folder: Path,
+    namespace: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[OperatorProcess]:
+    """An operator as long as the block runs."""
+    operator = OperatorProcess(plane, folder, namespace, environment)
+    operator.start()
+    try:
+        yield operator
+    finally:
+        operator.stop()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port

@@ -1,0 +1,147 @@
+"""A node without a kubelet: a Node object with GPUs, a lease, and pods that do as they are told.
+
+For what needs no container: placement, statuses, thousands of nodes. Real nodes are next door.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime
+from typing import Any
+
+from kit.control_plane.control_plane import NODE_GRACE_SECONDS, ControlPlane
+
+Document = dict[str, Any]
+
+
+class StandInNode:
+    """``nvidia.com/gpu: 8`` and no taints; Ready as long as its lease is renewed."""
+
+    def __init__(self, plane: ControlPlane, name: str, gpus: int = 8) -> None:
+        self.plane = plane
+        self.name = name
+        self._gpus = gpus
+        self._left = threading.Event()
+        self._beat = threading.Thread(target=self._renew_for_ever, daemon=True)
+
+    def join(self) -> None:
+        """Make the node, ready for pods."""
+        document = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": self.name, "labels": {"kubernetes.io/hostname": self.name}},
+        }
+        self.plane.kubectl("apply", "-f", "-", stdin=json.dumps(document))
+        amounts = {
+            "cpu": "64",
+            "memory": "512Gi",
+            "pods": "110",
+            "nvidia.com/gpu": str(self._gpus),
+            "ephemeral-storage": "1Ti",
+        }
+        condition = {
+            "type": "Ready",
+            "status": "True",
+            "reason": "KubeletReady",
+            "message": "stand-in",
+            "lastHeartbeatTime": _now(),
+            "lastTransitionTime": _now(),
+        }
+        status = {"capacity": amounts, "allocatable": amounts, "conditions": [condition]}
+        self._patch("node", self.name, None, {"status": status})
+        self.renew()
+        self._beat.start()
+        taint = "node.kubernetes.io/not-ready-"
+        self.plane.kubectl("taint", "node", self.name, taint, check=False)
+
+    def leave(self) -> None:
+        """The node object goes."""
+        self._left.set()
+        self._beat.join()
+        self.plane.kubectl("delete", "node", self.name)
+
+    def _renew_for_ever(self) -> None:
+        while not self._left.wait(NODE_GRACE_SECONDS / 4):
+            self.renew()
+
+    def renew(self) -> None:
+        """Renew the lease: without that the node is lost after the control plane's grace."""
+        lease = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": self.name, "namespace": "kube-node-lease"},
+            "spec": {
+                "holderIdentity": self.name,
+                "leaseDurationSeconds": 3600,
+                "renewTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            },
+        }
+        self.plane.kubectl("apply", "-f", "-", stdin=json.dumps(lease))
+
+    def run_pod(self, namespace: str, pod: str, address: str = "127.0.0.1") -> None:
+        """The pod runs and is ready."""
+        state = {"running": {"startedAt": _now()}}
+        self._pod_status(namespace, pod, "Running", state, ready=True, address=address)
+
+    def end_pod(self, namespace: str, pod: str, exit_code: int, message: str = "") -> None:
+        """The worker has ended."""
+        ended = {
+            "exitCode": exit_code,
+            "reason": "Error" if exit_code else "Completed",
+            "message": message,
+            "startedAt": _now(),
+            "finishedAt": _now(),
+        }
+        phase = "Failed" if exit_code else "Succeeded"
+        self._pod_status(namespace, pod, phase, {"terminated": ended}, ready=False)
+
+    def refuse_pod(self, namespace: str, pod: str, reason: str, message: str) -> None:
+        """The kubelet's word on a container that cannot run."""
+        waiting = {"waiting": {"reason": reason, "message": message}}
+        self._pod_status(namespace, pod, "Pending", waiting, ready=False)
+
+    def _pod_status(
+        self,
+        namespace: str,
+        pod: str,
+        phase: str,
+        state: Document,
+        ready: bool,
+        address: str | None = None,
+    ) -> None:
+        container = {
+            "name": "worker",
+            "image": "stand-in",
+            "imageID": "",
+            "ready": ready,
+            "restartCount": 0,
+            "state": state,
+        }
+        status: Document = {
+            "phase": phase,
+            "startTime": _now(),
+            "containerStatuses": [container],
+            "conditions": [
+                {
+                    "type": kind,
+                    "status": "True" if ready else "False",
+                    "lastTransitionTime": _now(),
+                }
+                for kind in ("Ready", "ContainersReady")
+            ],
+        }
+        if address is not None:
+            status |= {"podIP": address, "podIPs": [{"ip": address}]}
+        self._patch("pod", pod, namespace, {"status": status})
+
+    def _patch(self, kind: str, name: str, namespace: str | None, body: Document) -> None:
+        scope = ["-n", namespace] if namespace else []
+        self.plane.kubectl(
+            *("patch", kind, name, *scope, "--subresource=status", "--type=strategic"),
+            *("-p", json.dumps(body)),
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
