@@ -30,7 +30,7 @@ from pipemax_worker.contract.model_config import ModelConfig, load_model_config 
 from pipemax_worker.contract.request import SamplingParams  # noqa: E402
 from pipemax_worker.contract.transfers import pack_int32  # noqa: E402
 from pipemax_worker.stage.batch import build_batch  # noqa: E402
-from pipemax_worker.stage.kv.device import DeviceKVCache  # noqa: E402
+from pipemax_worker.stage.kv.device import KV_DTYPES, DeviceKVCache  # noqa: E402
 from pipemax_worker.stage.model.model import StageModel  # noqa: E402
 from pipemax_worker.stage.model.random_weights import RandomWeights  # noqa: E402
 from pipemax_worker.stage.sampler import Sampler  # noqa: E402
@@ -47,12 +47,14 @@ class Bench:
         self.block_tokens = options.block_tokens
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         num_layers = options.layers or config.num_hidden_layers
+        kv_dtype = options.kv_dtype or ("bfloat16" if self.device.type == "cuda" else "float32")
         weights = RandomWeights(0, self.device, dtype)
-        self.model = StageModel(config, weights, 0, num_layers, True, True, self.device, dtype)
+        self.model = StageModel(
+            config, weights, 0, num_layers, True, True, self.device, dtype, KV_DTYPES[kv_dtype]
+        )
         self.contexts = self._contexts(options.requests, options.context)
         num_slots = sum(num_blocks_for(n + 1, self.block_tokens) for n in self.contexts)
         num_slots += num_blocks_for(max(options.prefill, 1), self.block_tokens)
-        kv_dtype = options.kv_dtype or ("bfloat16" if self.device.type == "cuda" else "float32")
         geometry = KVGeometry(
             self.block_tokens, kv_dtype, config.num_key_value_heads, config.head_dim,
             (num_layers,), num_slots, 0, 0,
@@ -68,6 +70,7 @@ class Bench:
         num_tokens = sum(row.num_new_tokens for row in self.scheduled)
         generator = torch.Generator().manual_seed(0)
         self.token_ids = torch.randint(0, config.vocab_size, (num_tokens,), generator=generator)
+        self.set_kernels(options)
         elements = config.kv_bytes_per_token_and_layer_element * num_layers
         kv_tokens = sum(self.contexts) + len(self.contexts) + options.prefill
         self.kv_bytes = kv_tokens * elements * self.kv.dtype.itemsize
@@ -75,6 +78,12 @@ class Bench:
         self.weight_bytes = self.model.weight_bytes
         if not config.tie_word_embeddings:
             self.weight_bytes -= embedding  # the embedding is looked up
+
+    def set_kernels(self, options: argparse.Namespace) -> None:
+        if options.kernels == "torch":
+            self.model._cuda = None
+        elif self.model._cuda is not None:
+            self.model._cuda._uses_graphs = options.kernels == "graphs"
 
     @staticmethod
     def _contexts(num_requests: int, mean: int) -> list[int]:
@@ -102,9 +111,8 @@ class Bench:
         """One step as a stage runs it; the seconds that the host spends in its parts."""
         marks = [time.perf_counter()]
         batch = build_batch(self.scheduled, self.block_tokens, self.device)
-        token_ids = self.token_ids.to(self.device)
         marks.append(time.perf_counter())
-        logits = self.model.forward(token_ids, batch, self.kv)
+        logits = self.model.forward(self.token_ids, batch, self.kv)
         marks.append(time.perf_counter())
         self.sampler.sample(batch.sample_ids, logits)
         marks.append(time.perf_counter())
@@ -143,6 +151,18 @@ def measure(bench: Bench, num_steps: int) -> dict[str, float]:
     return {name: statistics.median(step[name] for step in steps) for name in steps[0]}
 
 
+def sweep_chunks(bench: Bench, options: argparse.Namespace) -> dict[int, float]:
+    """Step milliseconds by the length of attention's chunks, in tokens."""
+    found = {}
+    steps = bench.model._cuda
+    assert steps is not None
+    default = steps._chunk_tokens
+    for chunk_tokens in [*map(int, options.sweep_chunks.split(",")), default]:
+        steps._chunk_tokens = chunk_tokens
+        found[chunk_tokens] = 1e3 * measure(bench, options.steps)["step"]
+    return found
+
+
 def profile(bench: Bench, num_steps: int) -> Iterator[tuple[str, float, int]]:
     """(kernel, milliseconds a step, launches a step), slowest first; on a CPU its operators."""
     kind = torch.profiler.ProfilerActivity
@@ -167,6 +187,8 @@ def main() -> int:
     parser.add_argument("--prefill", type=int, default=0, help="tokens of a prompt fused in")
     parser.add_argument("--block-tokens", type=int, default=16)
     parser.add_argument("--kv-dtype")
+    parser.add_argument("--kernels", choices=["torch", "launched", "graphs"], default="graphs")
+    parser.add_argument("--sweep-chunks", help="attention chunks to try, e.g. 128,256,512")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", type=Path)
@@ -187,6 +209,8 @@ def main() -> int:
     result["step_over_floor"] = result["host_ms"]["step"] / result["floor_ms"]
     if bench.device.type == "cuda":
         result["peak_gib"] = torch.cuda.max_memory_reserved() / 2**30
+    if options.sweep_chunks:
+        result["step_ms_by_chunk"] = sweep_chunks(bench, options)
     if options.profile:
         rows = list(profile(bench, 5))
         result["device_ms"] = sum(row[1] for row in rows)

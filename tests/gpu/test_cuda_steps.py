@@ -1,0 +1,135 @@
+"""FlashInfer and CUDA graphs against transformers and against themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kit.models import VOCAB_SIZE, build_oracle
+from kit.paged_model import PagedModel
+from pipemax_worker.stage.model.cuda.steps import CudaSteps
+from transformers import AutoModelForCausalLM
+
+CUDA = torch.device("cuda", 0)
+BF16 = torch.bfloat16
+SHAPE: dict[str, Any] = {
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 4,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.06,
+}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama-64": ("llama", {"num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64}),
+    "qwen2-128": ("qwen2", {"num_attention_heads": 14, "num_key_value_heads": 2, "head_dim": 128}),
+    "qwen3-128": ("qwen3", {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 128}),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    name, changes = MODELS[request.param]
+    path = tmp_path_factory.mktemp(request.param)
+    build_oracle(name, **{**SHAPE, **changes}).to(BF16).save_pretrained(path)
+    return path
+
+
+def paged(folder: Path, layers: tuple[int, ...] = (4,), **more: Any) -> PagedModel:
+    more = {"kv_dtype": BF16, "dtype": BF16, "block_tokens": 16, "num_slots": 900, **more}
+    return PagedModel(folder, layers, device=CUDA, **more)
+
+
+def steps_of(model: PagedModel) -> list[CudaSteps]:
+    found = [stage._cuda for stage in model.stages if stage._cuda is not None]
+    assert len(found) == len(model.stages), "FlashInfer is not used; see the log"
+    return found
+
+
+def tokens(count: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, VOCAB_SIZE, (count,), generator=generator).tolist()
+
+
+PROMPTS = {n: tokens(length, n) for n, length in enumerate((700, 30, 1, 257, 90, 512))}
+NUM_DECODED = 24
+
+
+def run(model: PagedModel) -> torch.Tensor:
+    """Logits [requests, 1 + NUM_DECODED, vocab] while tokens are fed that no model chose; a prompt
+    joins in the middle."""
+    late = len(PROMPTS) - 1
+    logits = {n: [row] for n, row in enumerate(model.forward(
+        {n: prompt for n, prompt in PROMPTS.items() if n != late}).clone())}  # fmt: skip
+    for step in range(NUM_DECODED + 3):
+        chunks = {n: [7 * n + step] for n, rows in logits.items() if len(rows) <= NUM_DECODED}
+        if step == 2:
+            chunks[late] = PROMPTS[late]
+        for n, row in zip(chunks, model.forward(chunks).clone(), strict=True):
+            if n == late and step == 2:
+                logits[n] = [row]
+            else:
+                logits[n].append(row)
+    return torch.stack([torch.stack(logits[n][: 1 + NUM_DECODED]) for n in range(len(PROMPTS))])
+
+
+@torch.inference_mode()
+def oracle(folder: Path, dtype: torch.dtype) -> torch.Tensor:
+    """The same logits by transformers, each request whole and by itself."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(CUDA).eval()
+    late, rows = len(PROMPTS) - 1, []
+    for n, prompt in PROMPTS.items():
+        first = 3 if n == late else 0
+        fed = [7 * n + step for step in range(first, first + NUM_DECODED)]
+        logits = model(torch.tensor([[*prompt, *fed]], device=CUDA)).logits[0]
+        rows.append(logits[len(prompt) - 1 :].float())
+    return torch.stack(rows)
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    difference = torch.linalg.vector_norm(found - expected, dim=-1)
+    return float((difference / torch.linalg.vector_norm(expected, dim=-1)).mean())
+
+
+@pytest.mark.parametrize("layers", [(4,), (1, 3)])
+def test_no_less_exact_than_transformers(folder: Path, layers: tuple[int, ...]) -> None:
+    expected = oracle(folder, torch.float32)
+    model = paged(folder, layers)
+    steps_of(model)
+    assert error(run(model), expected) <= 1.2 * error(oracle(folder, BF16), expected)
+
+
+def test_fp8_kv(folder: Path) -> None:
+    model = paged(folder, kv_dtype=torch.float8_e4m3fn)
+    steps_of(model)
+    reference = paged(folder, kv_dtype=torch.float8_e4m3fn)
+    for stage in reference.stages:
+        stage._cuda = None
+    assert error(run(model), run(reference)) < 0.05
+
+
+def test_replayed_steps_are_those_launched(folder: Path) -> None:
+    """Bit for bit, logits and KV."""
+    captured, launched = paged(folder, (2, 2)), paged(folder, (2, 2))
+    for steps in steps_of(launched):
+        steps._uses_graphs = False
+    assert torch.equal(run(captured), run(launched))
+    num_graphs = sum(graph is not None for graph in steps_of(captured)[0]._graphs.values())
+    assert num_graphs >= 2
+    for one, other in zip(captured.kv, launched.kv, strict=True):
+        assert torch.equal(one[:-1], other[:-1])
+
+
+def test_a_step_waits_for_the_host_only_at_its_end(folder: Path) -> None:
+    """Launching is over long before a long step is."""
+    model = paged(folder)
+    batch = model.batch({0: tokens(2000, 0)})
+    ids = torch.tensor(tokens(2000, 0))
+    model.stages[0].forward(ids, batch, model.kv[0])
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model.stages[0].forward(ids, batch, model.kv[0])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
