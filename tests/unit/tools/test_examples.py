@@ -6,31 +6,32 @@ from typing import Any
 
 import make_chat
 import make_quickstart
+import make_structured
 import pytest
 from pipemax_worker.job import load_job
 from tiny_task import expected_answer, task_of_body
 from tiny_tokenizer import CHAT_TEMPLATE, build_tokenizer
 
 
-@pytest.mark.parametrize("maker", [make_quickstart, make_chat])
+@pytest.mark.parametrize("maker", [make_quickstart, make_chat, make_structured])
 def test_the_file_is_what_the_generator_makes(maker: Any) -> None:
     made = maker.to_jsonl(maker.make_requests(maker.SEED))
     assert maker.PROMPTS.read_text(encoding="utf-8") == made
     assert len(made) < 300_000
 
 
-@pytest.mark.parametrize("maker", [make_quickstart, make_chat])
+@pytest.mark.parametrize("maker", [make_quickstart, make_chat, make_structured])
 def test_another_seed_makes_other_requests(maker: Any) -> None:
     assert maker.make_requests(maker.SEED + 1) != maker.make_requests(maker.SEED)
 
 
-@pytest.mark.parametrize("maker", [make_quickstart, make_chat])
+@pytest.mark.parametrize("maker", [make_quickstart, make_chat, make_structured])
 def test_every_request_has_its_own_id(maker: Any) -> None:
     requests = maker.make_requests(maker.SEED)
     assert len({request["custom_id"] for request in requests}) == len(requests)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "chat"])
+@pytest.mark.parametrize("name", ["quickstart", "chat", "structured"])
 def test_the_job_file_is_valid_and_names_the_requests(root: Path, name: str) -> None:
     path = root / "manifests" / "examples" / name / "job.yaml"
     job = load_job(path)
