@@ -56,6 +56,10 @@ exactness: $(VENV)/.dev smollm2 ## Greedy tokens against transformers: every mod
 	@$(BIN)/python tools/exactness.py
 	@$(BIN)/python tools/exactness.py --model models/SmolLM2-135M-Instruct --requests 12
 
+.PHONY: kill-test
+kill-test: $(VENV)/.worker ## 100 SIGKILLs across real runs: nothing lost, doubled or wrong
+	@OMP_NUM_THREADS=1 $(BIN)/python tools/kill_test.py
+
 .PHONY: bench
 bench: $(VENV)/.dev smollm2 ## Tokens/s against transformers on this CPU
 	@$(BIN)/pipemax bench --model models/SmolLM2-135M-Instruct --stages 1,2 --against transformers
