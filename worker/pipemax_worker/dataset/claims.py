@@ -44,8 +44,8 @@ class ClaimedRange(msgspec.Struct, frozen=True):
 
 class ClaimLimits(msgspec.Struct, frozen=True):
     """How often the ledger is looked up: every ``refresh_seconds`` while there are free ranges,
-    every ``waiting_refresh_seconds`` when there are none; and not so often that it takes more than
-    one part in ``min_cost_ratio`` of the time.
+    every ``waiting_refresh_seconds`` when there are none. Where a look takes more than one part in
+    ``min_cost_ratio`` of that time it is taken less often, up to ``max_stretch`` times.
 
     max_claims_read   for each range taken, when looking for those of silent workers.
     max_refusals      claims refused in a row before the ledger is looked up again.
@@ -55,6 +55,7 @@ class ClaimLimits(msgspec.Struct, frozen=True):
     refresh_seconds: float = 30.0
     waiting_refresh_seconds: float = 5.0
     min_cost_ratio: float = 300.0
+    max_stretch: float = 4.0
     max_claims_read: int = 4
     max_refusals: int = 3
 
@@ -134,13 +135,10 @@ class RangeClaims:
         limits = self._limits
         has_free = bool(self._picture.free_ranges(1))
         wanted = limits.refresh_seconds if has_free else limits.waiting_refresh_seconds
-        return self._age_seconds() >= max(wanted * self._jitter, self._least_age_seconds())
-
-    def _age_seconds(self) -> float:
-        return self._clock.now() - (self._refreshed_seconds or 0.0)
-
-    def _least_age_seconds(self) -> float:
-        return self._limits.min_cost_ratio * self._refresh_cost_seconds
+        stretch = limits.min_cost_ratio * self._refresh_cost_seconds / wanted
+        # The last look may have taken for ever: in it this worker may have been frozen.
+        wanted *= min(max(stretch, 1.0), limits.max_stretch)
+        return self._clock.now() - self._refreshed_seconds >= wanted * self._jitter
 
     def _refresh(self) -> None:
         start_seconds = self._clock.now()

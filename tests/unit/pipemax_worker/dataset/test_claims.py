@@ -158,6 +158,27 @@ def test_a_worker_that_ended_need_not_fall_silent(clock: ManualClock) -> None:
     assert other.take() == 0
 
 
+def test_who_was_frozen_while_looking_looks_again_soon(clock: ManualClock) -> None:
+    class FreezingStore(MemoryStore):
+        freeze_seconds = 0.0
+
+        def list(self, prefix: str) -> list[str]:
+            clock.seconds += self.freeze_seconds
+            return super().list(prefix)
+
+    store = FreezingStore()
+    other, frozen = Worker(store, "other", clock), Worker(store, "frozen", clock)
+    other.take_all()
+    store.freeze_seconds = 3600.0
+    assert frozen.take() is None
+    store.freeze_seconds = 0.0
+    other.claims.keep_alive()
+    other.finish(0, 1, 2, 3)
+    _let_time_pass(clock, 31, [frozen])
+    frozen.take()
+    assert frozen.claims.is_exhausted
+
+
 def test_two_that_notice_a_silence_share_what_is_left(clock: ManualClock) -> None:
     store = MemoryStore()
     killed = Worker(store, "killed", clock, 40)
