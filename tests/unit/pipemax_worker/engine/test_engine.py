@@ -1,10 +1,11 @@
 import re
 
+import msgspec
 import pytest
 from kit.engine import Harness, make_config, make_geometry, make_request
 from kit.prefix_model import STOP_TOKEN
 from pipemax_worker.contract.geometry import Tier
-from pipemax_worker.contract.messages import StageReport
+from pipemax_worker.contract.messages import SampledToken, ScheduledRequest, StageReport
 from pipemax_worker.contract.request import FinishReason
 from pipemax_worker.errors import InvariantError, KVTierError, RequestError, StageDiedError
 
@@ -78,6 +79,31 @@ def test_a_checker_that_fails_fails_its_request_alone() -> None:
     assert results[0, 0].error_code == "undecodable"
     assert results[0, 0].error_message == "these tokens are no text"
     assert results[1, 0].token_ids == harness.expected(other)
+    harness.settle()
+
+
+@pytest.mark.parametrize("run_ahead", [False, True])
+def test_a_grammar_that_fails_on_the_stage_fails_its_request_alone(
+    run_ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = make_harness(run_ahead=run_ahead)
+    sample, num_sampled = harness.executor._sample, [0, 0]
+
+    def failing(row: ScheduledRequest) -> SampledToken:
+        token = sample(row)
+        num_sampled[row.request_id] += 1
+        if row.request_id == 0 and num_sampled[0] >= 3:
+            return msgspec.structs.replace(token, error="the lexer is full")
+        return token
+
+    monkeypatch.setattr(harness.executor, "_sample", failing)
+    requests = [make_request(offset, [offset + 1], 6, stop_token_ids=()) for offset in range(2)]
+    results = harness.run(requests)
+    assert results[0, 0].finish_reason is FinishReason.ERROR
+    assert results[0, 0].error_code == "grammar_failed"
+    assert results[0, 0].error_message == "the lexer is full"
+    assert results[0, 0].token_ids == harness.expected(requests[0])[:2]
+    assert results[1, 0].token_ids == harness.expected(requests[1])
     harness.settle()
 
 
