@@ -1,14 +1,18 @@
-"""A stage whose NVMe flips a bit of what it holds: an entry point for stage processes."""
+"""Stages whose NVMe flips bits, or is slow: entry points for stage processes."""
 
 from __future__ import annotations
 
 import os
+import time
 
 from pipemax_worker.stage import main as stage_main
 from pipemax_worker.stage.kv.nvme import NVMeKVFile, SlotBuffers
 
 EVERY = 3
 """One slot in so many goes bad, in turn: recomputed KV must have a chance to come back whole."""
+
+SECONDS_PER_SLOT = 0.6
+"""Of a slow disk."""
 
 
 def main(config_bytes: bytes) -> None:
@@ -38,3 +42,15 @@ def _flip_bit(file: NVMeKVFile, offset: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def main_slow(config_bytes: bytes) -> None:
+    """The real stage on a disk that takes a while for each slot."""
+    write = NVMeKVFile.write
+
+    def write_slowly(self: NVMeKVFile, slot: int, buffers: SlotBuffers) -> list[int]:
+        time.sleep(SECONDS_PER_SLOT * len(buffers))
+        return write(self, slot, buffers)
+
+    NVMeKVFile.write = write_slowly  # type: ignore[method-assign]
+    stage_main.main(config_bytes)

@@ -186,6 +186,10 @@ STAGE_INPUT_DECODER = msgspec.msgpack.Decoder(StageInput | Shutdown)
 STAGE_EVENT_DECODER = msgspec.msgpack.Decoder(StageEvent)
 
 
+PARK_INDEX_NAME = "park.json"
+"""The driver's file beside the KV files that says: these are kept for a later run."""
+
+
 class StageConfig(msgspec.Struct, frozen=True):
     """All that a stage process needs to start, as msgpack on its command line's socket.
 

@@ -17,10 +17,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipemax_worker.contract.messages import PARK_INDEX_NAME
 from pipemax_worker.errors import KVTierError
 
 FOLDER_PREFIX = "pipemax-kv-"
-PARK_INDEX_NAME = "park.json"
 PARKED_DAYS = 7
 """So long parked KV is kept for a job that does not come back."""
 

@@ -55,40 +55,16 @@ class ParkedRequests:
     """
 
     def __init__(
-        self,
-        folder: RunFolder | None,
-        identity: ParkIdentity,
-        index: ParkIndex | None,
-        say: Callable[[str], None],
+        self, folder: RunFolder | None, identity: ParkIdentity, say: Callable[[str], None]
     ) -> None:
         self.folder = folder
         self.identity = identity
-        self._index = index
         self._say = say
+        self._index: ParkIndex | None = None
+        self._is_discarded = False
         self._session: Session | None = None
-        entries = () if index is None else index.entries
-        self._entries = {(one.progress.key, one.progress.choice): one for one in entries}
+        self._entries: dict[tuple[RecordKey, int], ParkedEntry] = {}
         self._choices: dict[RecordKey, list[int]] = {}
-        for key, choice in self._entries:
-            self._choices.setdefault(key, []).append(choice)
-
-    @classmethod
-    def load(
-        cls, folder: RunFolder | None, identity: ParkIdentity, say: Callable[[str], None]
-    ) -> ParkedRequests:
-        """Use up what lies in ``folder``; what is not of ``identity`` is discarded with a word."""
-        index, fault = None, None
-        if folder is not None:
-            try:
-                index = take_park_index(folder)
-            except (KVTierError, OSError) as error:
-                fault = str(error)
-        if index is not None:
-            fault = find_identity_fault(index, identity)
-        if fault is not None:
-            say(f"parked requests are discarded: {fault}")
-            index = None
-        return cls(folder, identity, index, say)
 
     def __enter__(self) -> ParkedRequests:
         return self
@@ -100,10 +76,29 @@ class ParkedRequests:
         traceback: TracebackType | None,
     ) -> None:
         is_untouched = self._session is None or self._session.engine.statistics.num_steps == 0
-        if self._index is None or self.folder is None or self.folder.park_index.exists():
+        if self.folder is None or self._is_discarded or self.folder.park_index.exists():
             return
         if is_untouched and isinstance(error, StoppedError):
             give_back_park_index(self.folder)
+
+    def load(self) -> None:
+        """Use up what lies in the folder; what is not this job's is discarded with a word."""
+        if self.folder is None:
+            return
+        try:
+            index = take_park_index(self.folder)
+            fault = None if index is None else find_identity_fault(index, self.identity)
+        except (KVTierError, OSError) as error:
+            index, fault = None, str(error)
+        if fault is not None:
+            self._is_discarded = True
+            self._say(f"parked requests are discarded: {fault}")
+        elif index is not None:
+            self._index = index
+            for entry in index.entries:
+                key, choice = entry.progress.key, entry.progress.choice
+                self._entries[key, choice] = entry
+                self._choices.setdefault(key, []).append(choice)
 
     # --- the pipeline that adopts the KV
 

@@ -44,6 +44,7 @@ from pipemax_worker.runner.session import Session, open_session
 from pipemax_worker.runner.signals import StopRequest, stop_on_signals
 from pipemax_worker.runner.sizing import SessionSettings, derive_session_settings
 from pipemax_worker.runner.start_messages import describe_stage, describe_start, describe_tiers
+from pipemax_worker.runner.termination import write_completion
 from pipemax_worker.telemetry.display import Display, open_display, render_summary
 from pipemax_worker.telemetry.metrics import Metrics
 
@@ -94,6 +95,7 @@ def _judge(prepared: PreparedJob, manifest: Manifest) -> None:
     """By all records, whichever worker's."""
     policy, reasons = prepared.job.spec.error_policy, Counter(manifest.failed_codes)
     check_failures(policy, manifest.counts, reasons, is_final=True)
+    write_completion(manifest.counts)
 
 
 def _run(
@@ -151,10 +153,15 @@ def _start_pipeline(
         display.message(line)
 
     identity = identify_job(prepared, settings, ledger)
-    parked = stack.enter_context(ParkedRequests.load(folder, identity, display.message))
+    parked = stack.enter_context(ParkedRequests(folder, identity, display.message))
+    parked.load()
 
     def open_adopting(settings: SessionSettings) -> contextlib.AbstractContextManager[Session]:
-        return open_session(settings, lambda ready: display.message(describe_stage(ready)))
+        return open_session(
+            settings,
+            on_ready=lambda ready: display.message(describe_stage(ready)),
+            on_wait=lambda: pipeline.on_wait(),
+        )
 
     def open_pipeline() -> contextlib.AbstractContextManager[Session]:
         return parked.adopting(settings, open_adopting)
@@ -179,6 +186,7 @@ def _build_run(
     collector, session = Collector(ledger), pipeline.session
     look_ahead = job.spec.engine.look_ahead
     claims = RangeClaims(ledger, name_this_worker(), clock)
+    pipeline.on_wait = claims.keep_alive
     feed = RequestFeed(
         store,
         claims,

@@ -17,6 +17,8 @@ import sys
 import threading
 from pathlib import Path
 
+from pipemax_worker.contract.messages import PARK_INDEX_NAME
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -26,7 +28,8 @@ def ignore_stop_signals() -> None:
 
 
 def die_with_driver(nvme_path: str | None) -> None:
-    """From now on, exit when the driver is gone, and remove the KV file, which nobody will adopt.
+    """From now on, exit when the driver is gone, and remove the KV file, which nobody will adopt,
+    unless it is parked.
 
     Without effect in a process that multiprocessing did not start.
     """
@@ -38,7 +41,7 @@ def die_with_driver(nvme_path: str | None) -> None:
 
     def wait_and_exit() -> None:
         driver.join()
-        if nvme_path is not None:
+        if nvme_path is not None and not (Path(nvme_path).parent / PARK_INDEX_NAME).exists():
             with contextlib.suppress(OSError):
                 Path(nvme_path).unlink()
         os._exit(os.EX_UNAVAILABLE)

@@ -142,6 +142,12 @@ def _schema_lines(statistics: EngineStatistics) -> list[str]:
     return [f"  schemas   {seconds:.3f} s of waiting for masks"] if seconds else []
 
 
+def _restored(statistics: EngineStatistics) -> str:
+    """Only where an earlier run has parked KV that was of use."""
+    number = statistics.num_restored_tokens
+    return f", {number} restored" if number else ""
+
+
 def _restart_lines(snapshot: ProgressSnapshot) -> list[str]:
     number = snapshot.num_pipeline_restarts
     if not number:
@@ -163,7 +169,7 @@ def render_summary(snapshot: ProgressSnapshot) -> str:
         f"  tokens    {statistics.num_prompt_tokens} prompt"
         f" (+ {statistics.num_cached_tokens} from shared prefixes), "
         f"{statistics.num_generated_tokens} generated, "
-        f"{statistics.num_recomputed_tokens} recomputed",
+        f"{statistics.num_recomputed_tokens} recomputed{_restored(statistics)}",
         f"  speed     {snapshot.tokens_per_second:.1f} generated tokens/s"
         f" over {format_seconds(snapshot.elapsed_seconds)}",
         f"  KV cache  {_swap_line(statistics)}",
