@@ -27,7 +27,7 @@ COMPILE_SECONDS = 5.0
 START_SECONDS = 120.0
 """For the child: loading the library and the tokenizer."""
 
-MAX_CACHED_SCHEMAS = 512
+MAX_CACHED_SCHEMAS = 128
 MAX_MESSAGE_CHARACTERS = 500
 
 _PARAM = "body.response_format"
