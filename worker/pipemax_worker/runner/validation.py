@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from pipemax_worker.contract.request import RecordKey, Request
+from pipemax_worker.contract.request import Request
 from pipemax_worker.dataset.inputs import InputFile, discover_inputs
 from pipemax_worker.dataset.places import open_store
-from pipemax_worker.dataset.ranges import plan_ranges
-from pipemax_worker.dataset.reader import Line, RangeReader
-from pipemax_worker.errors import ModelNotFoundError, RequestError
+from pipemax_worker.errors import ModelNotFoundError
 from pipemax_worker.job.inference_job import InferenceJob
 from pipemax_worker.job.load import load_job
 from pipemax_worker.pipeline.gpus import count_gpus, gpu_memory_bytes
 from pipemax_worker.pipeline.settings import build_geometry
-from pipemax_worker.prompts.processor import PromptProcessor
+from pipemax_worker.runner.input_check import InputReport, check_input
 from pipemax_worker.runner.job_ledger import find_earlier_results, find_ledger
+from pipemax_worker.runner.line_checker import LineChecker
 from pipemax_worker.runner.model_provision import fetch_settings, locate, resolve_model_source
 from pipemax_worker.runner.places import resolve_inputs, resolve_output
 from pipemax_worker.runner.preparation import PreparedJob, build_processor, prepare_job
@@ -28,9 +27,6 @@ from pipemax_worker.runner.sizing import derive_session_settings
 from pipemax_worker.runner.start_messages import describe_tiers
 from pipemax_worker.runner.support import refuse_unsupported_fields
 from pipemax_worker.telemetry.progress import format_bytes
-
-MAX_FAULTS_SHOWN = 20
-_RANGE_BYTES = 2**40
 
 
 @dataclass(frozen=True)
@@ -58,20 +54,35 @@ def validate_job(
     if folder is None:
         return _report_without_model(job, job_file, mounts, model_place, check_lines)
     prepared = prepare_job(job_file, mounts, lambda _model, _settings: folder)
-    processor = build_processor(prepared)
+    build_processor(prepared).close()
     store = open_store(prepared.places.output)
     store.probe()
     find_ledger(prepared, store)
     find_earlier_results(prepared)
-    tiers, check_request = _check_sizes(prepared)
+    tiers, _ = _check_sizes(prepared)
     lines = (*_describe(job_file, prepared, model_place), tiers)
     if not check_lines:
         return ValidationReport(lines)
-    check = InputCheck(processor, check_request)
-    for input_range in plan_ranges(prepared.inputs, _RANGE_BYTES):
-        for line in RangeReader(input_range):
-            check.add(line)
-    return ValidationReport((*lines, check.summary), check.faults)
+    found = check_input(prepared.inputs, partial(_make_checker, prepared))
+    return ValidationReport((*lines, _summarize(found)), tuple(_list_faults(found)))
+
+
+def _make_checker(prepared: PreparedJob) -> LineChecker:
+    _, check_request = _check_sizes(prepared)
+    return LineChecker(prepared.inputs, build_processor(prepared), check_request)
+
+
+def _summarize(report: InputReport) -> str:
+    counted = ", ".join(f"{count} x {code}" for code, count in report.reasons.items())
+    faulty = f"{report.num_faulty} faulty" + (f": {counted}" if counted else "")
+    return f"  requests  {report.num_lines} lines, {faulty}"
+
+
+def _list_faults(report: InputReport) -> Iterator[str]:
+    """The first ones, and how many there are besides."""
+    yield from report.faults
+    if num_hidden := report.num_faulty - len(report.faults):
+        yield f"... and {num_hidden} more"
 
 
 def _locate_model(
@@ -139,58 +150,3 @@ def _describe_places(inputs: Sequence[InputFile], output: str) -> tuple[str, ...
         f"  input     {len(inputs)} {files}, {format_bytes(size_bytes)}",
         f"  output    {output}: writable",
     )
-
-
-class InputCheck:
-    """Checks one line after the other and keeps what is wrong.
-
-    Remembers every ``custom_id``: memory grows with the input, unlike a run's, which looks for
-    repeats within a range.
-    """
-
-    def __init__(
-        self, processor: PromptProcessor, check_request: Callable[[Request], None]
-    ) -> None:
-        self._processor = processor
-        self._check_request = check_request
-        self._first_seen: dict[str, RecordKey] = {}
-        self._num_lines = 0
-        self._reasons: Counter[str] = Counter()
-        self._faults: list[str] = []
-
-    def add(self, line: Line) -> None:
-        self._num_lines += 1
-        try:
-            self._check(line)
-        except RequestError as error:
-            self._reasons[error.code] += 1
-            if len(self._faults) < MAX_FAULTS_SHOWN:
-                where = f"{line.key.file}:{line.line_number_in_range}"
-                self._faults.append(f"{where}: {error.code}: {error}")
-
-    @property
-    def summary(self) -> str:
-        counted = ", ".join(f"{count} x {code}" for code, count in self._reasons.most_common())
-        faulty = f"{self._reasons.total()} faulty" + (f": {counted}" if counted else "")
-        return f"  requests  {self._num_lines} lines, {faulty}"
-
-    @property
-    def faults(self) -> tuple[str, ...]:
-        """The first ones, and how many there are besides."""
-        num_hidden = self._reasons.total() - len(self._faults)
-        more = (f"... and {num_hidden} more",) if num_hidden else ()
-        return (*self._faults, *more)
-
-    def _check(self, line: Line) -> None:
-        if line.is_too_long:
-            raise RequestError("line_too_long", "the line is too long to be read")
-        prepared = self._processor.prepare(line.data, line.key, None)
-        first = self._first_seen.setdefault(prepared.custom_id, line.key)
-        if first != line.key:
-            raise RequestError(
-                "duplicate_custom_id",
-                f"custom_id {prepared.custom_id!r} is also that of {first.file}, "
-                f"byte {first.offset}",
-                "custom_id",
-            )
-        self._check_request(prepared.requests[0])

@@ -16,7 +16,8 @@ from pipemax_worker.errors import (
     PipemaxError,
     UnsupportedModelError,
 )
-from pipemax_worker.runner.validation import MAX_FAULTS_SHOWN, ValidationReport, validate_job
+from pipemax_worker.runner.line_checker import MAX_FAULTS_SHOWN
+from pipemax_worker.runner.validation import ValidationReport, validate_job
 
 
 def validate(
@@ -91,7 +92,7 @@ def test_every_line_on_request(job: JobFolder) -> None:
     )
     report = validate(job, check_lines=True)
     assert report.lines[-1] == (
-        "  requests  7 lines, 3 faulty: 1 x invalid_json, 1 x duplicate_custom_id, 1 x invalid_type"
+        "  requests  7 lines, 3 faulty: 1 x invalid_json, 1 x invalid_type, 1 x duplicate_custom_id"
     )
     places = [fault.split(": ")[:2] for fault in report.faults]
     assert places == [
@@ -99,7 +100,9 @@ def test_every_line_on_request(job: JobFolder) -> None:
         ["b.jsonl:3", "duplicate_custom_id"],
         ["b.jsonl:4", "invalid_type"],
     ]
-    assert "a.jsonl, byte" in report.faults[1], "repeats are found over all files"
+    assert report.faults[1].endswith("custom_id 'r1' is also that of a.jsonl:2"), (
+        "repeats are found over all files"
+    )
     assert report.exit_code == 65
 
 
