@@ -66,7 +66,8 @@ def test_sigterm_writes_what_is_done_and_the_next_run_goes_on(long_job: JobFolde
         assert "stopped by SIGTERM" in run.said[-1]
         run.wait_until_gone()
     assert 10 <= len(long_job.records()) < NUM_FILES * LINES_PER_FILE
-    assert not list((long_job.folder / "nvme").iterdir())
+    (parked,) = (long_job.folder / "nvme").iterdir()
+    assert (parked / "park.json").exists()
     complete(long_job)
 
 
