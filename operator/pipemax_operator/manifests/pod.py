@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipemax_worker.job import (
+    HOST_PATH_MOUNT,
     MOUNT_ROOT,
     InferenceJob,
     PlaceKind,
@@ -21,6 +22,7 @@ from pipemax_operator.manifests.volumes import (
     Volume,
     build_volumes,
     job_file_path,
+    nvme_path,
 )
 from pipemax_operator.settings import OperatorSettings
 
@@ -114,14 +116,15 @@ def _worker(
 
 def _arguments(job: InferenceJob, port: int) -> Iterator[str]:
     yield from ("run", job_file_path(), "--port", str(port), "--address", "0.0.0.0")
-    yield from ("--host-root", f"{MOUNT_ROOT}/host")
+    yield from ("--mount", f"{HOST_PATH_MOUNT}={MOUNT_ROOT}/host")
     uris = (job.spec.model.uri, *job.spec.input.all_uris, job.spec.output.uri)
     places = [parse_place(uri) for uri in (*uris, job.spec.resume_from) if uri]
-    for claim in sorted({p.owner for p in places if p.kind is PlaceKind.CLAIM}):
-        yield from ("--mount", f"{claim}={claim_mount_path(claim)}")
+    claims = {place.owner for place in places if place.kind is PlaceKind.CLAIM}
     nvme = job.spec.kv_cache.nvme
-    if nvme is not None and nvme.empty_dir is None:
-        yield from ("--nvme-folder", NVME_MOUNT)
+    if nvme is not None and nvme.persistent_volume_claim is not None:
+        claims.add(nvme.persistent_volume_claim.claim_name)
+    for claim in sorted(claims):
+        yield from ("--mount", f"{claim}={claim_mount_path(claim)}")
 
 
 def _environment(job: InferenceJob, settings: OperatorSettings) -> Iterator[dict[str, Any]]:
@@ -132,6 +135,9 @@ def _environment(job: InferenceJob, settings: OperatorSettings) -> Iterator[dict
     yield field("PIPEMAX_NODE_NAME", "spec.nodeName")
     yield field("PIPEMAX_POD_NAME", "metadata.name")
     yield {"name": "HOME", "value": "/tmp"}
+    nvme = job.spec.kv_cache.nvme
+    if nvme is not None and nvme.empty_dir is not None:
+        yield {"name": "TMPDIR", "value": NVME_MOUNT}  # where a tier without a folder goes
     for name, value in settings.environment.items():
         yield {"name": name, "value": value}
 
@@ -173,12 +179,12 @@ def _nvme_owner(job: InferenceJob, settings: OperatorSettings) -> dict[str, Any]
     nvme = job.spec.kv_cache.nvme
     if nvme is None or nvme.host_path is None:
         return None
-    user = settings.run_as_user
+    user, path = settings.run_as_user, nvme_path(job)
     return {
         "name": "nvme-owner",
         "image": job.spec.image or settings.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "command": ["chown", f"{user}:{user}", NVME_MOUNT],
+        "command": ["chown", f"{user}:{user}", path],
         "securityContext": {
             "runAsNonRoot": False,
             "runAsUser": 0,
@@ -187,7 +193,7 @@ def _nvme_owner(job: InferenceJob, settings: OperatorSettings) -> dict[str, Any]
             "readOnlyRootFilesystem": True,
         },
         "volumeMounts": [
-            {"name": "nvme", "mountPath": NVME_MOUNT},
+            {"name": "nvme", "mountPath": path},
             *settings.extra_volume_mounts,
         ],
     }

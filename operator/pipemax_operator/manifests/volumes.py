@@ -100,4 +100,14 @@ def _nvme_volume(job: InferenceJob) -> Iterator[Volume]:
         source = {"persistentVolumeClaim": {"claimName": claim}}
     else:
         source = {"emptyDir": {"sizeLimit": str(nvme.size)}}
-    yield Volume("nvme", source, NVME_MOUNT)
+    yield Volume("nvme", source, nvme_path(job))
+
+
+def nvme_path(job: InferenceJob) -> str:
+    """Where the NVMe tier's folder is in the pod: where the worker looks for its place."""
+    nvme = job.spec.kv_cache.nvme
+    if nvme is not None and nvme.host_path is not None:
+        return mount_path(f"hostPath://{nvme.host_path}") or NVME_MOUNT
+    if nvme is not None and nvme.persistent_volume_claim is not None:
+        return claim_mount_path(nvme.persistent_volume_claim.claim_name)
+    return NVME_MOUNT

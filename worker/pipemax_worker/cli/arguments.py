@@ -17,7 +17,8 @@ def add_mounts(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_mount,
         metavar="CLAIM=PATH",
-        help="where pvc://CLAIM/... is found on this machine (may be given several times)",
+        help="where pvc://CLAIM/... is found on this machine (may be given several times); "
+        "hostPath=PATH: below which folder hostPath:// places are",
     )
 
 

@@ -14,12 +14,20 @@ from pipemax_worker.job.places import (
     mount_path,
     parse_place,
 )
-from pipemax_worker.job.resolve import HubId, S3Folder, resolve_model, resolve_nvme, resolve_place
+from pipemax_worker.job.resolve import (
+    HOST_PATH_MOUNT,
+    HubId,
+    S3Folder,
+    resolve_model,
+    resolve_nvme,
+    resolve_place,
+)
 from pipemax_worker.job.schema import json_schema
 from pipemax_worker.job.spec import InferenceJobSpec
 
 __all__ = [
     "API_VERSION",
+    "HOST_PATH_MOUNT",
     "KIND",
     "MOUNT_ROOT",
     "HubId",

@@ -1,7 +1,9 @@
-"""Places outside a pod: paths of this machine. Inside a pod :func:`places.mount_path` says where.
+"""Places as paths of this machine, outside a pod and inside one.
 
 The arguments are the same everywhere: ``base_folder`` is the job file's folder, ``mounts`` maps a
-claim to the folder given by ``--mount CLAIM=PATH``.
+claim to the folder given by ``--mount CLAIM=PATH``. ``hostPath://`` places are the paths
+themselves, or lie below ``--mount hostPath=PATH``: so the operator's pods name what it has mounted
+(:func:`places.mount_path`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from pydantic_core import PydanticCustomError
 from pipemax_worker.errors import JobFileError
 from pipemax_worker.job.kv_cache import NvmeSpec
 from pipemax_worker.job.places import Place, PlaceKind, is_hub_id, parse_place
+
+HOST_PATH_MOUNT = "hostPath"
+"""The key of ``mounts`` for ``hostPath://``; no claim can be called so."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def resolve_nvme(nvme: NvmeSpec, mounts: Mapping[str, str]) -> Path | None:
     Raises JobFileError: a claim without a mount.
     """
     if nvme.host_path is not None:
-        return Path(nvme.host_path)
+        return _host_path(nvme.host_path, mounts)
     if nvme.persistent_volume_claim is not None:
         return _claim_folder(nvme.persistent_volume_claim.claim_name, mounts)
     return None
@@ -78,9 +83,16 @@ def _parse(uri: str) -> Place:
 def _local_path(place: Place, base_folder: Path, mounts: Mapping[str, str]) -> Path:
     if place.kind is PlaceKind.CLAIM:
         return _claim_folder(place.owner, mounts) / place.path
+    if place.kind is PlaceKind.HOST_PATH:
+        return _host_path(place.path, mounts)
     starts_at_home = place.path == "~" or place.path.startswith("~/")
     path = Path(place.path).expanduser() if starts_at_home else Path(place.path)
     return Path(os.path.abspath(base_folder / path))  # without the ".." of a relative place
+
+
+def _host_path(path: str, mounts: Mapping[str, str]) -> Path:
+    root = mounts.get(HOST_PATH_MOUNT)
+    return Path(path) if root is None else Path(f"{root}/{path.lstrip('/')}").absolute()
 
 
 def _claim_folder(claim: str, mounts: Mapping[str, str]) -> Path:

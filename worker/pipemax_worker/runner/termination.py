@@ -5,15 +5,34 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from pipemax_worker.dataset.records import RecordCounts
 
 TERMINATION_LOG_VARIABLE = "PIPEMAX_TERMINATION_LOG"
 MAX_BYTES = 4096
 """What Kubernetes keeps of a termination message."""
 
 
-def write_termination_message(reason: str, message: str, exit_code: int) -> None:
-    """Write ``{reason, message, exitCode}`` to the file that ``PIPEMAX_TERMINATION_LOG`` names.
+def write_completion(counts: RecordCounts) -> None:
+    """The job's end, from its manifest: what the operator takes for the last word on its counts."""
+    reason = "CompletedWithErrors" if counts.failed else "Complete"
+    named = {
+        "completed": counts.completed,
+        "failed": counts.failed,
+        "promptTokens": counts.prompt_tokens,
+        "generatedTokens": counts.completion_tokens,
+    }
+    write_termination_message(reason, "every request has a record", os.EX_OK, named)
+
+
+def write_termination_message(
+    reason: str, message: str, exit_code: int, counts: Mapping[str, int] | None = None
+) -> None:
+    """Write ``{reason, message, exitCode}``, and ``counts`` of the whole job where they are known,
+    to the file that ``PIPEMAX_TERMINATION_LOG`` names.
 
     Does nothing where the variable is not set. A file that cannot be written is no reason to fail:
     the exit code still tells.
@@ -21,12 +40,14 @@ def write_termination_message(reason: str, message: str, exit_code: int) -> None
     path = os.environ.get(TERMINATION_LOG_VARIABLE)
     if path is None:
         return
-    while len(data := _encode(reason, message, exit_code)) > MAX_BYTES:
+    while len(data := _encode(reason, message, exit_code, counts)) > MAX_BYTES:
         message = message[: len(message) * 3 // 4]
     with contextlib.suppress(OSError):
         Path(path).write_bytes(data)
 
 
-def _encode(reason: str, message: str, exit_code: int) -> bytes:
-    body = {"reason": reason, "message": message, "exitCode": exit_code}
+def _encode(reason: str, message: str, exit_code: int, counts: Mapping[str, int] | None) -> bytes:
+    body: dict[str, Any] = {"reason": reason, "message": message, "exitCode": exit_code}
+    if counts is not None:
+        body["counts"] = dict(counts)
     return json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace")

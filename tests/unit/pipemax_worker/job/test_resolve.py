@@ -6,13 +6,16 @@ import pytest
 from kit.job_file import make_job_text
 from pipemax_worker.errors import JobFileError
 from pipemax_worker.job import (
+    HOST_PATH_MOUNT,
     HubId,
     S3Folder,
+    mount_path,
     parse_job,
     resolve_model,
     resolve_nvme,
     resolve_place,
 )
+from pipemax_worker.job.kv_cache import NvmeSpec
 
 
 @pytest.mark.parametrize(
@@ -93,3 +96,12 @@ def test_an_nvme_claim_without_a_mount_is_refused() -> None:
     assert nvme is not None
     with pytest.raises(JobFileError, match=r"--mount disk=PATH"):
         resolve_nvme(nvme, {})
+
+
+def test_host_paths_lie_below_their_mount_in_a_pod(tmp_path: Path) -> None:
+    mounts = {HOST_PATH_MOUNT: "/mnt/pipemax/host"}
+    found = resolve_place("hostPath:///data/*.jsonl", tmp_path, mounts)
+    assert found == mount_path("hostPath:///data/*.jsonl") == "/mnt/pipemax/host/data/*.jsonl"
+    assert resolve_place("/data/x", tmp_path, mounts) == "/data/x"
+    nvme = NvmeSpec.model_validate({"hostPath": "/mnt/nvme", "size": "1Gi"})
+    assert resolve_nvme(nvme, mounts) == Path("/mnt/pipemax/host/mnt/nvme")

@@ -4,7 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from pipemax_worker.runner.termination import TERMINATION_LOG_VARIABLE, write_termination_message
+from pipemax_worker.dataset.records import RecordCounts
+from pipemax_worker.runner.termination import (
+    TERMINATION_LOG_VARIABLE,
+    write_completion,
+    write_termination_message,
+)
 
 
 def test_the_message_names_reason_and_exit_code(
@@ -41,3 +46,17 @@ def test_a_log_that_cannot_be_written_is_no_failure(
     monkeypatch.setenv(TERMINATION_LOG_VARIABLE, str(tmp_path / "nowhere" / "log"))
     write_termination_message("Stopped", "stopped", 75)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_job_leaves_its_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv(TERMINATION_LOG_VARIABLE, str(log))
+    write_completion(RecordCounts(completed=7, failed=1, prompt_tokens=70, completion_tokens=35))
+    said = json.loads(log.read_text())
+    assert (said["reason"], said["exitCode"]) == ("CompletedWithErrors", 0)
+    assert said["counts"] == {
+        "completed": 7,
+        "failed": 1,
+        "promptTokens": 70,
+        "generatedTokens": 35,
+    }
