@@ -60,6 +60,14 @@ exactness: $(VENV)/.dev smollm2 ## Greedy tokens against transformers: every mod
 kill-test: $(VENV)/.worker ## 100 SIGKILLs across real runs: nothing lost, doubled or wrong
 	@OMP_NUM_THREADS=1 $(BIN)/python tools/kill_test.py
 
+.PHONY: many-workers
+many-workers: $(VENV)/.dev ## 64 worker processes on one S3 job, a third killed or frozen
+	@$(BIN)/python tools/many_workers.py
+
+.PHONY: dataset-scale
+dataset-scale: $(VENV)/.dev ## 10 million lines through reader, ledger and writer, with a kill
+	@$(BIN)/python tools/dataset_scale.py
+
 .PHONY: bench
 bench: $(VENV)/.dev smollm2 ## Tokens/s against transformers on this CPU
 	@$(BIN)/pipemax bench --model models/SmolLM2-135M-Instruct --stages 1,2 --against transformers

@@ -244,9 +244,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--mebibytes", type=int, default=256)
     parser.add_argument("--line-bytes", type=int, default=2048)
+    parser.add_argument("--disturbed", type=int, help="killed or frozen (default: a third)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    num_disturbed = arguments.workers // 3
+    num_disturbed = arguments.workers // 3 if arguments.disturbed is None else arguments.disturbed
     t = Trial(
         arguments.workers,
         arguments.seconds,
