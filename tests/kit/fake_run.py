@@ -129,6 +129,7 @@ class FakeSessions:
         self,
         settings: SessionSettings,
         on_ready: Callable[[StageReady], None] | None = None,
+        on_wait: Callable[[], None] | None = None,
     ) -> Iterator[Session]:
         self.settings.append(settings)
         self.on_open(settings)
