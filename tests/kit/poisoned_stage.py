@@ -4,6 +4,7 @@ to go. The tiny model of ``kit.jobs`` does not generate it by itself in the test
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -62,3 +63,9 @@ def main_exiting(config_bytes: bytes) -> None:
 def main_hanging(config_bytes: bytes) -> None:
     """As a kernel that never comes back."""
     _run(config_bytes, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def main_with_small_files(config_bytes: bytes) -> None:
+    """No file may be longer than 64 KiB: what a full disk is to who may not mount a small one."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+    stage_main.main(config_bytes)
