@@ -70,7 +70,8 @@ def prompt_digest(request: Request) -> str:
 
 
 def sampling_digest(request: Request) -> str:
-    return _digest(msgspec.msgpack.encode((request.sampling, request.seed), order="sorted"))
+    plain = msgspec.to_builtins((request.sampling, request.seed), str_keys=True)
+    return _digest(msgspec.json.encode(plain, order="sorted"))
 
 
 def _digest(data: bytes) -> str:

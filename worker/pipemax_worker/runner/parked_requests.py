@@ -106,9 +106,7 @@ class ParkedRequests:
     def adopting(self, settings: SessionSettings, open_session: OpenSession) -> Iterator[Session]:
         """Open a session with ``settings``; the first one adopts the parked KV."""
         adopts = self._session is None and self._fits(settings)
-        pipeline = msgspec.structs.replace(settings.pipeline, adopts_nvme_files=adopts)
-        settings = msgspec.structs.replace(settings, pipeline=pipeline)
-        with open_session(settings) as session:
+        with open_session(_with_adoption(settings, adopts)) as session:
             if adopts:
                 self._hand_over(session)
             self._session = session
@@ -170,3 +168,8 @@ class ParkedRequests:
     def _release(self, entry: ParkedEntry) -> None:
         if self._session is not None:
             self._session.engine.scheduler.parking.release(entry.progress)
+
+
+def _with_adoption(settings: SessionSettings, adopts: bool) -> SessionSettings:
+    pipeline = msgspec.structs.replace(settings.pipeline, adopts_nvme_files=adopts)
+    return msgspec.structs.replace(settings, pipeline=pipeline)
