@@ -2,7 +2,8 @@
 
 Everything here runs in one of the background threads of ``stage.sampling.grammar``; a compiled
 grammar and the matchers that are copies of it belong to one thread, so nothing is locked but the
-tokenizer, which all threads share.
+tokenizer, which all threads share. The library is loaded with the first grammar: a stage without
+one does not need it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from pipemax_worker.contract.grammar import PARSER_LIMITS, Grammar
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
 
 MAX_COMPILED_GRAMMARS = 64
 """A thread keeps the compiled form of the grammars that it used last."""
@@ -60,7 +63,9 @@ class SharedTokenizer:
         self._loaded: dict[tuple[int, ...], LLTokenizer] = {}
 
     def load(self, end_token_ids: tuple[int, ...]) -> LLTokenizer:
-        """Raises ValueError, OSError where the file is missing or not understood."""
+        """Raises ValueError, OSError where the file is missing or not understood, ImportError."""
+        from llguidance import LLTokenizer
+
         with self._lock:
             if end_token_ids not in self._loaded:
                 if self._tokenizer_file is None:
@@ -92,6 +97,8 @@ class CompiledGrammars:
         self._compiled.pop(grammar, None)
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
+        from llguidance import LLMatcher, LLParserLimits
+
         tokenizer = self._tokenizer.load(grammar.end_token_ids)
         limits = LLParserLimits(**PARSER_LIMITS)
         return LLMatcher(tokenizer, grammar.text, log_level=0, limits=limits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,12 @@ def test_compiled_grammars_are_kept_while_they_are_used(
     for number in (0, 1, 0, 2):
         compiled.new_matcher(grammars[number])
     assert list(compiled._compiled) == [grammars[0], grammars[2]]
+
+
+def test_a_stage_without_grammars_does_not_load_the_library() -> None:
+    check = "import sys, pipemax_worker.stage.sampler; assert 'llguidance' not in sys.modules"
+    environment = {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"}
+    subprocess.run([sys.executable, "-c", check], check=True, env=environment)
 
 
 def test_the_tokenizer_is_read_once(folder: Path) -> None:
