@@ -12,7 +12,7 @@ from pipemax_worker.runner import session
 
 NUM_FILES = 8
 LINES_PER_FILE = 6
-ROOM_BYTES = 96 << 10
+ROOM_BYTES = 64 << 10
 """For the ledger and the records of some ranges, not of all."""
 
 
