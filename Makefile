@@ -51,6 +51,10 @@ chat: smollm2 ## Run 300 chat prompts through SmolLM2
 structured-output: $(VENV)/.dev smollm2 ## 200 answers held to JSON schemas: all valid? What does it cost?
 	@$(BIN)/python tools/structured_output.py
 
+.PHONY: stop-resume
+stop-resume: $(VENV)/.worker smollm2 ## Stop quickstart and chat at half time: what is computed twice
+	@$(BIN)/python tools/stop_resume.py
+
 .PHONY: exactness
 exactness: $(VENV)/.dev smollm2 ## Greedy tokens against transformers: every model, stages, tiers
 	@$(BIN)/python tools/exactness.py
