@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -181,6 +182,48 @@ def test_an_input_that_changes_while_it_is_read(
     assert len(job.records()) == 60
 
 
+def test_an_input_that_changes_in_the_middle_of_a_range(
+    job: JobFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No record of a changed line is written; with the file restored the job goes on."""
+    lines = text_lines(40)
+    lines = [line + b" " * 40_000 for line in lines]  # longer than what is read at a time
+    path = job.write_input(lines)
+    original = path.read_bytes()
+    job.write({"engine.lookAhead": 4, "engine.maxNumRequests": 2})
+    opened = run.open_session
+
+    @contextlib.contextmanager
+    def open_and_change(*arguments: Any, **options: Any) -> Iterator[session.Session]:
+        with opened(*arguments, **options) as made:
+            step, steps = made.engine.step, itertools.count()
+
+            def step_and_change() -> Any:
+                if next(steps) == 5:
+                    path.write_bytes(original.replace(b"Hello", b"Byebye"))
+                return step()
+
+            monkeypatch.setattr(made.engine, "step", step_and_change)
+            yield made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "open_session", open_and_change)
+        assert job.run("--quiet") == 65
+    assert "in.jsonl: the input changed while the job runs" in capsys.readouterr().err
+    assert 0 < len(job.records()) < 40
+    early = {record["custom_id"]: answer_text(record) for record in job.records()}
+    assert job.run("--quiet") == 78, "it is another job's input now"
+    assert "input in.jsonl.content_hash: was" in capsys.readouterr().err
+    path.write_bytes(original)
+    assert job.run("--quiet") == 0
+    texts = {name: answer_text(record) for name, record in job.by_id().items()}
+    assert len(texts) == 40
+    job.write({"output.uri": "undisturbed"})
+    assert job.run("--quiet") == 0
+    assert texts.items() >= early.items()
+    assert _texts(job, "undisturbed") == texts
+
+
 class CorruptNvme:
     """Stages whose NVMe flips bits, and a scheduler that uses it much.
 
@@ -235,6 +278,11 @@ def test_a_corrupted_nvme_slot_is_found_and_computed_again(
     assert faulty.statistics.num_invalidated_blocks > 0
     assert faulty.statistics.num_recomputed_tokens > 0
     assert {name: answer_text(record) for name, record in job.by_id().items()} == expected
+
+
+def _texts(job: JobFolder, output: str) -> dict[str, str]:
+    shutil.rmtree(job.output)
+    return {name: answer_text(record) for name, record in _records(job, output).items()}
 
 
 def _records(job: JobFolder, output: str) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Streams the lines of a range in bounded memory.
 
-Never reads JSON: a line is bytes with a key. Memory is one line (at most :data:`MAX_LINE_BYTES`)
-and the file's buffer, whatever the input's size.
+Never reads JSON: a line is bytes with a key. Memory is one line (at most :data:`MAX_LINE_BYTES`),
+the file's buffer and as much of lines, whatever the input's size.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from pipemax_worker.errors import InputError
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 _BUFFER_BYTES = 1024 * 1024
+_BYTES_PER_LINE = 512
+"""What a line takes in memory beside its text."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -58,7 +60,11 @@ class RangeReader:
             if not file.is_remote:  # there every read checks it
                 check_unchanged(file)
             with open_text_bytes(file, self._range.end) as stream:
-                yield from self._lines(stream)
+                for portion in _portions(self._lines(stream)):
+                    # Before they are handed out: a record of a changed line would stay.
+                    if not file.is_remote:
+                        check_unchanged(file)
+                    yield from portion
             if not file.is_remote:
                 check_unchanged(file)
 
@@ -113,6 +119,19 @@ class RangeReader:
             if not data or data.endswith(b"\n"):
                 break
         return skipped
+
+
+def _portions(lines: Iterator[Line]) -> Iterator[list[Line]]:
+    """Lines in portions of a buffer's size, or one line."""
+    portion, num_bytes = list[Line](), 0
+    for line in lines:
+        portion.append(line)
+        num_bytes += len(line.data) + _BYTES_PER_LINE
+        if num_bytes >= _BUFFER_BYTES:
+            yield portion
+            portion, num_bytes = [], 0
+    if portion:
+        yield portion
 
 
 def open_text_bytes(file: InputFile, end: int | None = None) -> BinaryIO:

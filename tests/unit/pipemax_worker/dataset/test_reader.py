@@ -238,3 +238,18 @@ def test_an_input_that_vanishes_is_named(tmp_path: Path) -> None:
     os.unlink(file.path)
     with pytest.raises(InputError, match=r"a\.jsonl: cannot be read"):
         _read_all(file)
+
+
+def test_no_line_is_handed_out_that_was_read_after_a_change(tmp_path: Path) -> None:
+    """The file is longer than the buffer, and changes while its first lines are at work."""
+    path = tmp_path / "a.jsonl"
+    lines = [b'{"id": %06d, "text": "%s"}\n' % (number, b"x" * 1000) for number in range(5000)]
+    path.write_bytes(b"".join(lines))
+    (input_range,) = plan_ranges(discover_inputs([path]), 1 << 30)
+    reader = iter(RangeReader(input_range))
+    seen = [next(reader).data for _ in range(10)]
+    path.write_bytes(b"".join(lines).replace(b"x", b"y"))
+    with pytest.raises(InputError, match="the input changed"):
+        seen.extend(line.data for line in reader)
+    assert 10 <= len(seen) < 3000
+    assert seen == [line.rstrip() for line in lines[: len(seen)]]
