@@ -11,7 +11,6 @@ import msgspec
 from pipemax_worker.contract.messages import StageDied
 from pipemax_worker.contract.request import (
     FinishedRequest,
-    FinishReason,
     RecordKey,
     Request,
     RequestProgress,
@@ -20,6 +19,7 @@ from pipemax_worker.contract.request import (
 from pipemax_worker.contract.statistics import EngineStatistics, StepRecord
 from pipemax_worker.engine.engine import Engine
 from pipemax_worker.errors import PipemaxError, StageDiedError
+from pipemax_worker.runner.held_request import HeldRequest, without_kv
 from pipemax_worker.runner.recovery import Trial, after_death, after_finish, after_survival
 from pipemax_worker.runner.recovery_messages import (
     describe_condemned,
@@ -29,25 +29,7 @@ from pipemax_worker.runner.recovery_messages import (
 from pipemax_worker.runner.restart import RestartablePipeline
 from pipemax_worker.runner.total_statistics import add_statistics
 
-STAGE_FAILURE_CODE = "stage_failure"
-
 MakeStopChecker = Callable[[RecordKey, int], StopChecker | None]
-
-
-class HeldRequest(msgspec.Struct, frozen=True):
-    """A request that is in no engine."""
-
-    request: Request
-    progress: RequestProgress | None
-
-    @property
-    def name(self) -> tuple[RecordKey, int]:
-        return self.request.key, self.request.choice
-
-    @property
-    def num_remaining_tokens(self) -> int:
-        known = self.progress.output_token_ids if self.progress else ()
-        return self.request.sampling.max_tokens - len(known)
 
 
 class RecoveringEngine:
@@ -88,7 +70,7 @@ class RecoveringEngine:
     ) -> None:
         """Queue a request, as ``Engine.add_request`` does."""
         if progress is not None and self._pipeline.num_restarts:
-            progress = _without_kv(progress)
+            progress = without_kv(progress)
         if self._pipeline.is_open and not self._trial.is_open:
             self._engine.add_request(request, stop_checker, progress)
         else:
@@ -219,7 +201,7 @@ class RecoveringEngine:
             for request in engine.unfinished_requests()
         )
         self._hold(
-            HeldRequest(held.request, held.progress and _without_kv(held.progress))
+            HeldRequest(held.request, held.progress and without_kv(held.progress))
             for held in others.values()
         )
 
@@ -236,22 +218,5 @@ class RecoveringEngine:
     def _accuse(self, key: RecordKey, message: str) -> None:
         """Its unfinished choices end, but nobody is told yet: see ``recovery``."""
         names = [name for name in self._held if name[0] == key]
-        self._accused[key] = [_fail(self._held.pop(name), message) for name in names]
+        self._accused[key] = [self._held.pop(name).fail(message) for name in names]
         self._say(f"{key.file}, byte {key.offset}: {message}")
-
-
-def _fail(held: HeldRequest, message: str) -> FinishedRequest:
-    return FinishedRequest(
-        key=held.request.key,
-        choice=held.request.choice,
-        token_ids=held.progress.output_token_ids if held.progress else (),
-        finish_reason=FinishReason.ERROR,
-        num_prompt_tokens=len(held.request.prompt_token_ids),
-        error_code=STAGE_FAILURE_CODE,
-        error_message=message,
-    )
-
-
-def _without_kv(progress: RequestProgress) -> RequestProgress:
-    """The KV that it names is gone with the pipeline that had adopted it."""
-    return msgspec.structs.replace(progress, num_computed_tokens=0, nvme_slots=())

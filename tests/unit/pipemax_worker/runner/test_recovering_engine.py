@@ -12,7 +12,7 @@ from kit.poison import Deadly, PoisonedEngine, poison_prompts
 from pipemax_worker.contract.request import FinishedRequest, FinishReason, Request, RequestProgress
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.errors import InvariantError, StageDiedError
-from pipemax_worker.runner.recovering_engine import STAGE_FAILURE_CODE
+from pipemax_worker.runner.held_request import STAGE_FAILURE_CODE
 from pipemax_worker.runner.total_statistics import COUNTERS
 
 POISON = 999
