@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from pipemax_worker.contract.request import FinishedRequest, RecordKey, StopChecker
+from pipemax_worker.contract.request import FinishedRequest, RecordKey, Request, StopChecker
 from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.line_numbers import LineNumbers
 from pipemax_worker.dataset.reader import Line
@@ -76,6 +76,13 @@ class Collector:
         """A fresh one for a request that goes on in another engine."""
         found = self._find(key)
         return None if found is None else found[1].prepared.stop_checker(choice)
+
+    def waiting_choices(self) -> Iterator[tuple[Request, FinishedRequest]]:
+        """Choices that have finished while a sibling has not: they have no record yet."""
+        for work in self._open.values():
+            for pending in work.pending.values():
+                requests = {request.choice: request for request in pending.prepared.requests}
+                yield from ((requests[one.choice], one) for one in pending.finished)
 
     def add_failed(self, work: RangeWork, line: Line, error: RequestError) -> None:
         """A line that cannot become a request gets its error record. Raises OutputError."""

@@ -13,7 +13,12 @@ from pathlib import Path
 import msgspec
 
 from pipemax_worker.contract.clock import Clock
-from pipemax_worker.contract.request import FinishedRequest, Request, RequestProgress
+from pipemax_worker.contract.request import (
+    FinishedRequest,
+    FinishReason,
+    Request,
+    RequestProgress,
+)
 from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.errors import PipemaxError, StageDiedError
 from pipemax_worker.runner.collector import Collector
@@ -130,17 +135,32 @@ class JobParking:
             self._say(f"the last records are not written, and computed again: {error}")
 
     def _outputs(self) -> list[ParkedEntry]:
-        """Of all that the engine knows, wherever its KV is."""
+        """Of all that the engine knows, wherever its KV is, and of choices that have finished and
+        whose siblings have not."""
         known = {(one.key, one.choice): one for one in self._engine.progress()}
         return [
             without_kv(_build_entry(request, progress))
             for request in self._engine.unfinished_requests()
             if (progress := known.get((request.key, request.choice))) is not None
+        ] + [
+            _build_entry(request, _reopen(finished))
+            for request, finished in self._collector.waiting_choices()
+            if finished.finish_reason is not FinishReason.ERROR
         ]
 
 
 def _build_entry(request: Request, progress: RequestProgress) -> ParkedEntry:
     return ParkedEntry(progress, prompt_digest(request), sampling_digest(request))
+
+
+def _reopen(finished: FinishedRequest) -> RequestProgress:
+    """All outputs but the last: it is sampled again, and ends the text for the same reason."""
+    return RequestProgress(
+        key=finished.key,
+        choice=finished.choice,
+        output_token_ids=finished.token_ids[:-1],
+        logprobs=(finished.logprobs or ())[:-1],
+    )
 
 
 def _name(entry: ParkedEntry) -> tuple[object, int]:

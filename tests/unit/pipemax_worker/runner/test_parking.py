@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from kit.engine import Harness, make_config, make_geometry, random_requests
+from kit.fake_run import finish
 from kit.stops import Texts, move_nvme, texts_of
-from pipemax_worker.contract.request import FinishedRequest
+from pipemax_worker.contract.request import FinishedRequest, FinishReason, Request
 from pipemax_worker.errors import KVTierError, OutputError, StageDiedError, StoppedError
 from pipemax_worker.runner.nvme_folder import RunFolder
 from pipemax_worker.runner.park_index import ParkIdentity, write_park_index
@@ -36,6 +37,10 @@ class FakeCollector:
     def __init__(self) -> None:
         self.texts: Texts = {}
         self.failure: Exception | None = None
+        self.waiting: list[tuple[Request, FinishedRequest]] = []
+
+    def waiting_choices(self) -> list[tuple[Request, FinishedRequest]]:
+        return self.waiting
 
     def add_finished(self, finished: list[FinishedRequest]) -> None:
         self.texts |= texts_of(finished)
@@ -264,6 +269,32 @@ def test_a_bug_is_no_reason_to_hang(folder: RunFolder) -> None:
     life.park_failure = ZeroDivisionError("a bug")
     life.stop()
     assert "nothing is parked, and the next run computes it again: a bug" in life.said
+
+
+def test_choices_that_wait_for_their_siblings_are_not_generated_again(
+    folder: RunFolder, expected: Texts
+) -> None:
+    """They have finished, but their line has no record: all but the last token is kept."""
+    first = Life(folder)
+    first.add()
+    while not first.collector.texts:
+        first.steps(1)
+    waiting = {request.key.offset: request for request in REQUESTS}
+    first.collector.waiting = [
+        (waiting[offset], finish(waiting[offset], text, FinishReason.LENGTH))
+        for (offset, _), text in first.collector.texts.items()
+    ]
+    failed = next(r for r in left_of(first))
+    first.collector.waiting.append((failed, finish(failed, (1, 2), FinishReason.ERROR)))
+    first.stop()
+    second = Life(folder, first)
+    again = [request for request, _ in first.collector.waiting[:-1]]
+    second.add(again)
+    second.run()
+    assert second.collector.texts == {
+        (request.key.offset, 0): expected[request.key.offset, 0] for request in again
+    }
+    assert second.harness.engine.statistics.num_generated_tokens == len(again)
 
 
 def test_requests_that_nobody_came_for_stay_parked(folder: RunFolder, expected: Texts) -> None:
