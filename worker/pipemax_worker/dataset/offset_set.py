@@ -23,11 +23,14 @@ class OffsetSet:
     def __init__(self) -> None:
         self._sorted: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._recent: set[int] = set()
+        self._greatest = -1  # of the sorted ones
 
     def __contains__(self, offset: int) -> bool:
         if offset in self._recent:
             return True
-        place = int(np.searchsorted(self._sorted, offset))
+        if offset > self._greatest:  # the usual case: lines come in order
+            return False
+        place = int(self._sorted.searchsorted(offset))
         return place < len(self._sorted) and int(self._sorted[place]) == offset
 
     def __len__(self) -> int:
@@ -51,3 +54,4 @@ class OffsetSet:
         # Stable sort finds the sorted run and merges: near linear here.
         self._sorted = np.sort(np.concatenate((self._sorted, recent)), kind="stable")
         self._recent = set()
+        self._greatest = int(self._sorted[-1]) if len(self._sorted) else -1
