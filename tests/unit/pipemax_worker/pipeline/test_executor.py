@@ -184,6 +184,29 @@ def test_drain_kills_what_does_not_end(start: StartPipeline) -> None:
     assert not any(map(is_running, process_ids))
 
 
+def test_kill_ends_stages_that_hang_without_waiting_for_them(
+    start: StartPipeline, tmp_path: Path
+) -> None:
+    executor = start(2, nvme=True, drain_timeout_seconds=10_000.0)
+    process_ids = executor.process_ids
+    os.kill(process_ids[1], signal.SIGSTOP)
+    executor.kill()
+    executor.drain()
+    assert not any(map(is_running, process_ids))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_lets_the_driver_do_something_while_it_waits(tmp_path: Path) -> None:
+    settings = make_settings(1)
+    executor = PipelineExecutor(make_configs(settings), entry_point="kit.fake_stage:main")
+    turns: list[None] = []
+    try:
+        executor.start(on_wait=lambda: turns.append(None))
+    finally:
+        executor.drain()
+    assert turns
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_stages_ignore_the_signals_that_stop_a_job(
     start: StartPipeline, signal_number: int

@@ -51,6 +51,13 @@ def test_summary_says_what_moved_what_failed_and_where_results_are() -> None:
     assert "the NVMe tier is off" in summary
 
 
+def test_summary_says_how_often_the_pipeline_was_started_again() -> None:
+    assert "pipeline" not in render_summary(make_snapshot())
+    once, twice = (make_snapshot(num_pipeline_restarts=number) for number in (1, 2))
+    assert "  pipeline  started again 1 time\n" in render_summary(once)
+    assert "  pipeline  started again 2 times\n" in render_summary(twice)
+
+
 def test_summary_says_what_schemas_cost_where_there_were_any() -> None:
     assert "schemas   0.500 s of waiting for masks" in render_summary(make_snapshot())
     assert "schemas" not in render_summary(make_snapshot(statistics=EngineStatistics()))

@@ -25,6 +25,7 @@ DESIGN_NAMES = {
     "pipemax_estimator_error_ratio",
     "pipemax_build_info",
     "pipemax_model_load_seconds",
+    "pipemax_pipeline_restarts_total",
 }
 
 
@@ -50,6 +51,7 @@ def test_every_metric_of_the_design_is_exported() -> None:
 
 def test_values_come_from_the_snapshot() -> None:
     values = samples(make_metrics())
+    assert values["pipemax_pipeline_restarts_total", ()] == 0
     assert values["pipemax_tokens_total", (("kind", "generated"),)] == 200
     assert values["pipemax_requests_total", (("result", "succeeded"),)] == 36
     assert values["pipemax_requests_total", (("result", "failed"),)] == 4
