@@ -25,12 +25,8 @@ from pipemax_worker.contract.messages import (
     StageReady,
     StageReport,
 )
-from pipemax_worker.errors import (
-    InvariantError,
-    PipemaxError,
-    StageDiedError,
-    error_from_reason,
-)
+from pipemax_worker.errors import InvariantError, StageDiedError, error_from_reason
+from pipemax_worker.pipeline.endings import describe_death, find_unclean_end
 from pipemax_worker.pipeline.launch import STAGE_ENTRY_POINT, start_stage
 from pipemax_worker.pipeline.links import assign_addresses, make_socket_folder
 
@@ -147,21 +143,12 @@ class PipelineExecutor:
         """
         self._shut_down(Shutdown(remove_nvme_files=False), timeout_seconds)
         self._receive_all()
-        failure = self._find_unclean_end(timeout_seconds)
+        exit_codes = {stage: process.exitcode for stage, process in self._processes.items()}
+        failure = find_unclean_end(exit_codes, self._last_words, timeout_seconds)
         self._keeps_nvme_files = failure is None
         if failure is not None:
             self.kill()
             raise failure
-
-    def _find_unclean_end(self, timeout_seconds: float) -> PipemaxError | None:
-        for words in self._last_words.values():
-            return error_from_reason(words.reason, words.message)
-        for stage, process in self._processes.items():
-            if process.exitcode is None:
-                return StageDiedError(f"stage {stage} has not ended after {timeout_seconds:.1f} s")
-            if process.exitcode:
-                return StageDiedError(f"stage {stage} ended with exit code {process.exitcode}")
-        return None
 
     # --- start and end -------------------------------------------------------------------------
 
@@ -280,20 +267,10 @@ class PipelineExecutor:
             if exit_code > 0 and not has_failed:
                 self._events.poll(LAST_WORDS_MILLISECONDS)
             events += self._receive_events()
-            events.append(self._describe_death(stage, exit_code))
+            words, last_sequence = self._last_words.get(stage), self._last_sequences[stage]
+            events.append(describe_death(stage, exit_code, last_sequence, words))
             self._dead.add(stage)
         return events
-
-    def _describe_death(self, stage: int, exit_code: int) -> StageDied:
-        words = self._last_words.get(stage)
-        last_sequence = self._last_sequences[stage]
-        if words is not None:
-            return StageDied(stage, exit_code, last_sequence, words.reason, words.message)
-        how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"exited with {exit_code}"
-        message = f"stage {stage} {how} after message {last_sequence}"
-        if exit_code == -9:
-            message += "; if nobody killed it, the machine ran out of memory: lower kvCache.host"
-        return StageDied(stage, exit_code, last_sequence, message=message)
 
 
 def _kill_all(processes: dict[int, ForkServerProcess]) -> None:
