@@ -16,6 +16,8 @@ class OperatorSettings:
     extra_volumes, extra_volume_mounts   added to every worker pod, as in a pod's own spec.
     run_as_user                          numeric user and group of the worker.
     memory_overhead_bytes                of a worker besides host KV and shared memory.
+    gpus_for_cpu_jobs                    GPUs that the pod of a job on the CPU reserves: on nodes kept
+                                         for one job at a time, or to try placement out.
     poll_seconds                         how often running workers are asked for their progress.
     """
 
@@ -31,9 +33,9 @@ class OperatorSettings:
     shared_memory_bytes: int = 8 * 2**30
     memory_overhead_bytes: int = 16 * 2**30
     gpu_affinity: bool = True
+    gpus_for_cpu_jobs: int = 0
     node_loss_seconds: int = 60
     poll_seconds: float = 10.0
-    start_deadline_seconds: int = 600
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> OperatorSettings:

@@ -17,6 +17,7 @@ from pipemax_worker.job import (
 from pipemax_operator import names
 from pipemax_operator.manifests.metadata import Owner
 from pipemax_operator.manifests.volumes import (
+    CREDENTIALS_FOLDER,
     JOB_FOLDER,
     NVME_MOUNT,
     Volume,
@@ -64,16 +65,18 @@ def build_pod_template(
         spec["runtimeClassName"] = scheduling.runtime_class_name
     if settings.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
-    if settings.gpu_affinity and num_gpus(job):
-        spec["affinity"] = _gpu_affinity(num_gpus(job))
+    gpus = num_gpus(job, settings)
+    if settings.gpu_affinity and gpus:
+        spec["affinity"] = _gpu_affinity(gpus)
     labels = {**job.metadata.labels, **names.child_labels(job.metadata.name)}
     return {"metadata": {"labels": labels}, "spec": spec}
 
 
-def num_gpus(job: InferenceJob) -> int:
-    """GPUs a pod asks for: one a stage; none where the job computes on the CPU."""
+def num_gpus(job: InferenceJob, settings: OperatorSettings) -> int:
+    """GPUs a pod asks for: one a stage; none where the job computes on the CPU, unless the settings
+    reserve them all the same."""
     if job.spec.engine.device == "cpu":
-        return 0
+        return settings.gpus_for_cpu_jobs
     return job.spec.parallelism.stages_per_node or DEFAULT_GPUS_PER_NODE
 
 
@@ -138,6 +141,8 @@ def _environment(job: InferenceJob, settings: OperatorSettings) -> Iterator[dict
     nvme = job.spec.kv_cache.nvme
     if nvme is not None and nvme.empty_dir is not None:
         yield {"name": "TMPDIR", "value": NVME_MOUNT}  # where a tier without a folder goes
+    if job.spec.credentials is not None:
+        yield {"name": "PIPEMAX_CREDENTIALS_FOLDER", "value": CREDENTIALS_FOLDER}
     for name, value in settings.environment.items():
         yield {"name": name, "value": value}
 
@@ -146,7 +151,7 @@ def _resources(job: InferenceJob, settings: OperatorSettings) -> dict[str, Any]:
     """Request = limit: pinned host memory is never given back, so it must be there."""
     memory = job.spec.kv_cache.host + settings.shared_memory_bytes + settings.memory_overhead_bytes
     amounts: dict[str, str] = {"memory": str(memory)}
-    if gpus := num_gpus(job):
+    if gpus := num_gpus(job, settings):
         amounts[job.spec.scheduling.gpu_resource_name] = str(gpus)
     return {"requests": dict(amounts), "limits": dict(amounts)}
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from kit.control_plane.real_node_host import (
     BRIDGE,
     BRIDGE_ADDRESS,
