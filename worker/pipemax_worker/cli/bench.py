@@ -18,6 +18,7 @@ examples:
   pipemax bench --model models/tiny
   pipemax bench --model models/SmolLM2-135M-Instruct --stages 1,2 --against transformers
   pipemax bench --model models/SmolLM2-135M-Instruct --rotation --json rotation.json
+  pipemax bench --model FOLDER_WITH_CONFIG --dummy-weights --workload w1.jsonl --stages 4
 """
 
 
@@ -40,6 +41,26 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _add_work(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="FOLDER", help="in Hugging Face's format")
+    add(
+        "--dummy-weights",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="SEED",
+        help="random weights made on the device: config.json is all that --model needs",
+    )
+    add(
+        "--workload",
+        type=Path,
+        metavar="JSONL",
+        help='lengths in place of prompts: {"prompt_tokens": N, "output_tokens": N, "seed": N}',
+    )
+    add(
+        "--max-tokens-hidden",
+        type=_positive,
+        metavar="N",
+        help="tell the scheduler N for every output of --workload in place of its length",
+    )
     add("--prompts", type=Path, metavar="JSONL", help="OpenAI Batch lines (default: random tokens)")
     add(
         "--requests",
@@ -69,6 +90,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--stages", type=_stages, default=(1,), metavar="1,2", help="numbers of stages to measure")
     add("--micro-batches", type=_positive, metavar="M")
+    add("--block-tokens", type=_positive, metavar="N", help="tokens of KV in a block")
+    add("--kv-dtype", choices=["bfloat16", "float16", "float32", "fp8_e4m3"])
+    add("--memory-limit", type=_quantity, metavar="BYTES", help="most of each GPU, e.g. 24564Mi")
+    add("--memory-fraction", type=float, metavar="SHARE", help="of that for weights and KV")
     add("--device-kv", type=_quantity, metavar="BYTES", help="device tier of each stage, e.g. 64Mi")
     add("--host", type=_quantity, metavar="BYTES", help="host tier of all stages together")
     add("--max-num-requests", type=_positive, metavar="N", help="in flight at a time")
@@ -96,6 +121,13 @@ def bench(options: argparse.Namespace) -> int:
             device_kv_bytes=options.device_kv,
             host_kv_bytes=options.host,
             run_ahead=options.run_ahead,
+            workload=options.workload,
+            hidden_max_tokens=options.max_tokens_hidden,
+            dummy_weights_seed=options.dummy_weights,
+            memory_limit_bytes=options.memory_limit,
+            memory_fraction=options.memory_fraction,
+            block_tokens=options.block_tokens,
+            kv_dtype=options.kv_dtype,
         ),
         say,
     )

@@ -65,9 +65,12 @@ class EngineStatistics(msgspec.Struct, frozen=True):
 
 
 class StepRecord(msgspec.Struct, frozen=True):
-    """One micro-batch, after every stage has reported it. ``seconds`` is the slowest stage's."""
+    """One micro-batch, after every stage has reported it. ``seconds`` is the slowest stage's;
+    ``num_kv_tokens``: positions that its attention sees."""
 
     sequence: int
     num_tokens: int
     num_prefill_tokens: int
     seconds: float
+    num_kv_tokens: int = 0
+    num_requests: int = 0

@@ -42,4 +42,11 @@ class StepRecorder:
 def _build_record(plan: Plan, seconds: float) -> StepRecord:
     rows = plan.stage_input.scheduled
     num_prefill_tokens = sum(row.num_new_tokens for row in rows if row.num_new_tokens > 1)
-    return StepRecord(plan.sequence, plan.shape.num_tokens, num_prefill_tokens, seconds)
+    return StepRecord(
+        plan.sequence,
+        plan.shape.num_tokens,
+        num_prefill_tokens,
+        seconds,
+        plan.shape.num_kv_tokens,
+        plan.shape.num_requests,
+    )

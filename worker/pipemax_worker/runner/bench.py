@@ -13,6 +13,7 @@ from pipemax_worker.errors import InvariantError
 from pipemax_worker.runner.bench_baseline import TRANSFORMERS_ORDERS, Baseline, Order, open_baseline
 from pipemax_worker.runner.bench_conditions import BenchConditions, observe_conditions
 from pipemax_worker.runner.bench_engine import EngineRun, run_engine
+from pipemax_worker.runner.bench_floor import CopySpeeds, measure_copies
 from pipemax_worker.runner.bench_results import BaselineMeasured, BenchReport, Measured
 from pipemax_worker.runner.bench_settings import (
     ROTATION_MICRO_BATCHES,
@@ -28,6 +29,7 @@ from pipemax_worker.runner.bench_text import (
     describe_run,
 )
 from pipemax_worker.runner.bench_work import BenchWork, make_work, read_work
+from pipemax_worker.runner.bench_workload import read_workload
 from pipemax_worker.runner.sizing import SessionSettings
 
 DEFAULT_NUM_REQUESTS = 64
@@ -52,6 +54,10 @@ def run_bench(options: BenchOptions, say: Say) -> BenchReport:
 
 
 def load_work(options: BenchOptions, config: ModelConfig) -> BenchWork:
+    if options.workload is not None:
+        return read_workload(
+            options.workload, config, options.num_requests, options.hidden_max_tokens
+        )
     if options.prompts is None:
         num_requests = options.num_requests or DEFAULT_NUM_REQUESTS
         return make_work(config, num_requests, options.seed)
@@ -64,6 +70,7 @@ class _Bench:
     def __init__(self, config: ModelConfig, work: BenchWork, say: Say) -> None:
         self._config, self._work, self._say = config, work, say
         self._warm_up = make_work(config, WARM_UP_REQUESTS, WARM_UP_SEED)
+        self._speeds: CopySpeeds | None = None
 
     def measure_stages(self, options: BenchOptions) -> BenchReport:
         """Our pipelines, in turns with each other and with the other engines."""
@@ -109,10 +116,21 @@ class _Bench:
         return BenchReport(conditions, _measured(settings, ours), is_rotation=True)
 
     def _begin(self, settings: SessionSettings) -> BenchConditions:
-        conditions = observe_conditions(settings, self._config, self._work)
+        conditions = self._look(settings)
         for line in describe_conditions(conditions):
             self._say(line)
         return conditions
+
+    def _look(self, settings: SessionSettings) -> BenchConditions:
+        """What the machine is, and how fast it copies."""
+        device = settings.pipeline.device
+        self._speeds = measure_copies("cuda:0" if device == "cuda" else "cpu")
+        conditions = observe_conditions(settings, self._config, self._work)
+        return msgspec.structs.replace(
+            conditions,
+            copies=self._speeds,
+            memory_limit_bytes=settings.pipeline.memory_limit_bytes,
+        )
 
     def _run_all(
         self, settings: dict[str, SessionSettings], runs: dict[str, list[EngineRun]]
@@ -121,7 +139,7 @@ class _Bench:
             runs[name].append(self._run(name, one))
 
     def _run(self, name: str, settings: SessionSettings) -> EngineRun:
-        run = run_engine(settings, self._work, self._warm_up)
+        run = run_engine(settings, self._work, self._warm_up, self._speeds)
         self._say(f"  {name:<34} {describe_run(run)}")
         return run
 

@@ -13,11 +13,12 @@ import msgspec
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.pipeline.cores import available_cores
 from pipemax_worker.pipeline.launch import WAIT_POLICY, WAIT_VARIABLE
+from pipemax_worker.runner.bench_floor import CopySpeeds
 from pipemax_worker.runner.bench_work import BenchWork
 from pipemax_worker.runner.sizing import SessionSettings
 
 CPU_INFO = Path("/proc/cpuinfo")
-PACKAGES = ("pipemax", "torch", "transformers")
+PACKAGES = ("pipemax", "torch", "transformers", "flashinfer-python")
 
 
 class BenchConditions(msgspec.Struct, frozen=True):
@@ -41,6 +42,9 @@ class BenchConditions(msgspec.Struct, frozen=True):
     max_batched_tokens: int
     max_num_running: int
     block_tokens: int
+    copies: CopySpeeds | None = None
+    memory_limit_bytes: int | None = None
+    hidden_max_tokens: int | None = None
 
 
 def observe_conditions(
@@ -65,6 +69,7 @@ def observe_conditions(
         max_batched_tokens=pipeline.max_batched_tokens,
         max_num_running=settings.max_num_running,
         block_tokens=pipeline.block_tokens,
+        hidden_max_tokens=work.hidden_max_tokens,
     )
 
 

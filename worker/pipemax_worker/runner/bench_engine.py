@@ -6,11 +6,19 @@ import time
 
 import msgspec
 
+from pipemax_worker.contract.clock import MonotonicClock
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.request import FinishReason, RecordKey, Request, SamplingParams
 from pipemax_worker.contract.statistics import CopyTotals, EngineStatistics, StageTotals, StepRecord
 from pipemax_worker.engine.engine import Engine
 from pipemax_worker.errors import InvariantError
+from pipemax_worker.runner.bench_floor import (
+    CopySpeeds,
+    StepFloor,
+    build_floor,
+    gpu_memory_used_bytes,
+)
+from pipemax_worker.runner.bench_timeline import SAMPLE_SECONDS, SteadyPart, Timeline
 from pipemax_worker.runner.bench_work import BenchWork
 from pipemax_worker.runner.session import open_session
 from pipemax_worker.runner.sizing import SessionSettings
@@ -23,6 +31,8 @@ class EngineRun(msgspec.Struct, frozen=True):
     median_step_seconds    of the slowest stage.
     peak_live_blocks       blocks that requests held at a time, wherever their KV was.
     num_device_blocks      the device tier.
+    floor_seconds          what the median step cannot be faster than; 0: not measured.
+    gpu_memory_bytes       of each GPU at the end, by all programs: engines do not give memory back.
     """
 
     seconds: float
@@ -39,6 +49,10 @@ class EngineRun(msgspec.Struct, frozen=True):
     peak_live_blocks: int
     num_device_blocks: int
     token_ids: tuple[tuple[int, ...], ...]
+    steady: SteadyPart | None = None
+    floor_seconds: float = 0.0
+    steady_floor_seconds: float = 0.0
+    gpu_memory_bytes: tuple[int, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -49,8 +63,14 @@ class EngineRun(msgspec.Struct, frozen=True):
         return sum(copy.num_bytes for copy in self.copies) / self.seconds
 
 
-def run_engine(settings: SessionSettings, work: BenchWork, warm_up: BenchWork) -> EngineRun:
-    """Start a pipeline, run ``warm_up`` through it, then ``work``, and stop it.
+def run_engine(
+    settings: SessionSettings,
+    work: BenchWork,
+    warm_up: BenchWork,
+    speeds: CopySpeeds | None = None,
+) -> EngineRun:
+    """Start a pipeline, run ``warm_up`` through it, then ``work``, and stop it. With ``speeds`` the
+    steps are compared with what they cannot be faster than.
 
     Every run has a pipeline of its own, so that none finds the prefixes of the one before it.
     Raises what ``open_session`` raises, RequestError if a request can never run in the tiers, and
@@ -60,35 +80,73 @@ def run_engine(settings: SessionSettings, work: BenchWork, warm_up: BenchWork) -
         _generate(session.engine, warm_up, "warm-up")
         before = session.engine.statistics
         session.engine.take_step_records()
+        timeline = Timeline(session.engine, MonotonicClock(), len(work))
         start = time.perf_counter()
-        token_ids, peak_live_blocks = _generate(session.engine, work, "work")
+        token_ids, peak_live_blocks = _generate(session.engine, work, "work", timeline)
         seconds = time.perf_counter() - start
-        return summarise(
+        steps = timeline.take_records()
+        run = summarise(
             seconds,
             work,
             before,
             session.engine.statistics,
-            session.engine.take_step_records(),
+            steps,
             (peak_live_blocks, session.geometry.num_device_slots),
             token_ids,
         )
+        run = msgspec.structs.replace(
+            run, steady=timeline.steady_part(), gpu_memory_bytes=gpu_memory_used_bytes()
+        )
+        if speeds is None:
+            return run
+        return with_floor(run, build_floor(settings.pipeline, session.geometry, speeds), steps)
+
+
+def with_floor(run: EngineRun, floor: StepFloor, steps: list[StepRecord]) -> EngineRun:
+    return msgspec.structs.replace(
+        run,
+        floor_seconds=floor.median_seconds(steps),
+        steady_floor_seconds=floor.median_seconds(run.steady.steps) if run.steady else 0.0,
+    )
+
+
+class _LengthReached:
+    """Ends a text whose length the scheduler does not know."""
+
+    def __init__(self, num_tokens: int) -> None:
+        self._num_left = num_tokens
+
+    def append(self, token_id: int) -> bool:
+        self._num_left -= 1
+        return self._num_left == 0
+
+
+def _add_requests(engine: Engine, work: BenchWork, name: str) -> None:
+    for number, (prompt, count) in enumerate(zip(work.prompts, work.max_tokens, strict=True)):
+        told = work.hidden_max_tokens or count
+        sampling = SamplingParams(max_tokens=told, min_tokens=count, temperature=0.0)
+        checker = None if told == count else _LengthReached(count)
+        engine.add_request(Request(RecordKey(name, number), 0, prompt, sampling), checker)
 
 
 def _generate(
-    engine: Engine, work: BenchWork, name: str
+    engine: Engine, work: BenchWork, name: str, timeline: Timeline | None = None
 ) -> tuple[tuple[tuple[int, ...], ...], int]:
     """The outputs in the order of the work, and the most blocks that requests held at a time."""
-    for number, (prompt, count) in enumerate(zip(work.prompts, work.max_tokens, strict=True)):
-        sampling = SamplingParams(max_tokens=count, min_tokens=count, temperature=0.0)
-        engine.add_request(Request(RecordKey(name, number), 0, prompt, sampling))
+    _add_requests(engine, work, name)
     answers: dict[int, tuple[int, ...]] = {}
     peak_live_blocks = 0
+    next_look = 0.0
     while engine.has_unfinished_requests:
         for finished in engine.step():
-            if finished.finish_reason is not FinishReason.LENGTH:
+            if finished.finish_reason is FinishReason.ERROR:
                 raise InvariantError(f"request {finished.key}: {finished.error_message}")
             answers[finished.key.offset] = finished.token_ids
-        peak_live_blocks = max(peak_live_blocks, num_live_blocks(engine.statistics))
+        if timeline is not None:
+            timeline.note_step(len(answers))
+        if time.perf_counter() >= next_look:
+            peak_live_blocks = max(peak_live_blocks, num_live_blocks(engine.statistics))
+            next_look = time.perf_counter() + SAMPLE_SECONDS
     return tuple(answers[number] for number in range(len(work))), peak_live_blocks
 
 

@@ -24,6 +24,9 @@ _ENGINE_FIELDS = {
     "max_batched_tokens": "maxBatchedTokens",
     "max_num_requests": "maxNumRequests",
     "device_kv_bytes": "deviceKvCache",
+    "memory_fraction": "memoryFraction",
+    "block_tokens": "blockTokens",
+    "kv_dtype": "kvDtype",
 }
 
 
@@ -34,6 +37,10 @@ class BenchOptions(msgspec.Struct, frozen=True):
     rounds       times that everything is measured, in turns.
     rotation     measure a device tier of a quarter of the KV instead.
     run_ahead    schedule requests while their tokens are in flight; None: the default.
+    workload     a file of lengths and seeds, in place of prompts or random work.
+    hidden_max_tokens     what the scheduler is told of every output's length.
+    dummy_weights_seed    random weights of the model's shape, in place of its own.
+    memory_limit_bytes    most that a stage may take of its GPU.
     """
 
     model_folder: Path
@@ -50,6 +57,13 @@ class BenchOptions(msgspec.Struct, frozen=True):
     device_kv_bytes: int | None = None
     host_kv_bytes: int | None = None
     run_ahead: bool | None = None
+    workload: Path | None = None
+    hidden_max_tokens: int | None = None
+    dummy_weights_seed: int | None = None
+    memory_limit_bytes: int | None = None
+    memory_fraction: float | None = None
+    block_tokens: int | None = None
+    kv_dtype: str | None = None
 
 
 def build_settings(
@@ -74,6 +88,12 @@ def build_settings(
         document["kvCache"] = {"host": options.host_kv_bytes}
     spec = InferenceJobSpec.model_validate(document)
     settings = derive_session_settings(spec, config, options.model_folder, None, count_gpus())
+    pipeline = msgspec.structs.replace(
+        settings.pipeline,
+        dummy_weights_seed=options.dummy_weights_seed,
+        memory_limit_bytes=options.memory_limit_bytes,
+    )
+    settings = msgspec.structs.replace(settings, pipeline=pipeline)
     if options.run_ahead is not None:
         settings = msgspec.structs.replace(settings, run_ahead=options.run_ahead)
     return settings

@@ -24,9 +24,13 @@ def describe_conditions(conditions: BenchConditions) -> Iterator[str]:
     load = f"load {conditions.load_average:.2f}, {conditions.wait_policy}"
     yield f"machine   {conditions.cpu}, {conditions.cores} cores, {load}"
     yield f"software  {packages}, Python {conditions.python}, commit {conditions.commit}"
+    if conditions.copies is not None:
+        yield f"device    {_describe_copies(conditions)}"
     yield f"model     {conditions.model}, {conditions.dtype}"
+    hidden = conditions.hidden_max_tokens
+    told = f" (the scheduler is told {hidden})" if hidden else ""
     yield (
-        f"work      {conditions.num_requests} requests, greedy, exact lengths; "
+        f"work      {conditions.num_requests} requests, greedy, exact lengths{told}; "
         f"prompts {_spread(conditions.prompt_tokens)}, outputs {_spread(conditions.output_tokens)}"
     )
     yield (
@@ -34,6 +38,19 @@ def describe_conditions(conditions: BenchConditions) -> Iterator[str]:
         f"{conditions.max_num_running} requests at a time, "
         f"blocks of {conditions.block_tokens} tokens"
     )
+
+
+def _describe_copies(conditions: BenchConditions) -> str:
+    speeds = conditions.copies
+    assert speeds is not None
+    parts = [speeds.name, f"copies {speeds.device / 1e9:.0f} GB/s (read and written)"]
+    if speeds.host_to_device:
+        parts.append(
+            f"link {speeds.host_to_device / 1e9:.1f} GB/s in, {speeds.device_to_host / 1e9:.1f} out"
+        )
+    if conditions.memory_limit_bytes is not None:
+        parts.append(f"each stage held to {format_bytes(conditions.memory_limit_bytes)}")
+    return ", ".join(parts)
 
 
 def _spread(lengths: tuple[int, int, int]) -> str:
@@ -74,10 +91,15 @@ def _describe_measured(measured: Measured) -> Iterator[str]:
     run = measured.median_run
     speeds = ", ".join(f"{one.tokens_per_second:.1f}" for one in measured.runs)
     yield f"{measured.name}: {measured.tokens_per_second:.1f} tokens/s, median of {speeds}"
+    yield from _describe_steady(run)
+    yield from _describe_floor(run)
     for stage in run.stages:
         yield f"  stage {stage.stage}  {_shares(stage, run.seconds)}"
     if run.copies:
-        yield "  copies   " + ", ".join(map(_describe_copy, run.copies))
+        yield "  copies   " + ", ".join(_describe_copy(copy, run) for copy in run.copies)
+    if run.gpu_memory_bytes:
+        used = ", ".join(f"{num_bytes >> 20}" for num_bytes in run.gpu_memory_bytes)
+        yield f"  memory   {used} MiB used on the GPUs, as nvidia-smi says"
     if run.num_preemptions or run.num_recomputed_tokens:
         yield (
             f"  preempted {run.num_preemptions} times, "
@@ -95,8 +117,42 @@ def _shares(stage: StageTotals, seconds: float) -> str:
     return ", ".join(f"{name} {100 * part / seconds:.1f} %" for name, part in parts.items())
 
 
-def _describe_copy(copy: CopyTotals) -> str:
-    return f"{_ARROWS[copy.source, copy.target]} {format_bytes(copy.num_bytes)}"
+def _describe_steady(run: EngineRun) -> Iterator[str]:
+    steady = run.steady
+    if steady is not None:
+        yield (
+            f"  steady   {steady.tokens_per_second:.1f} tokens/s "
+            f"(+ {steady.prompt_tokens_per_second:.1f} of prompts) for {steady.seconds:.1f} s"
+        )
+
+
+def _describe_floor(run: EngineRun) -> Iterator[str]:
+    """Of the whole run, and of its steady part with what lies between two steps."""
+    if not run.floor_seconds:
+        return
+    parts = [_over_floor("median", run.median_step_seconds, run.floor_seconds)]
+    if run.steady is not None and run.steady_floor_seconds:
+        floor = run.steady_floor_seconds
+        steps = sorted(step.seconds for step in run.steady.steps)
+        if steps:
+            parts.append(_over_floor("steady", steps[len(steps) // 2], floor))
+        parts.append(_over_floor("steady with gaps", run.steady.period_seconds, floor))
+    yield "  step     " + "; ".join(parts)
+
+
+def _over_floor(name: str, seconds: float, floor_seconds: float) -> str:
+    return (
+        f"{name} {1e3 * seconds:.2f} ms, {seconds / floor_seconds:.2f} times its floor of "
+        f"{1e3 * floor_seconds:.2f}"
+    )
+
+
+def _describe_copy(copy: CopyTotals, run: EngineRun) -> str:
+    text = f"{_ARROWS[copy.source, copy.target]} {format_bytes(copy.num_bytes)}"
+    if not copy.seconds:
+        return text
+    speed = copy.num_bytes / len(run.stages) / copy.seconds
+    return f"{text} at {speed / 1e9:.1f} GB/s a stage"
 
 
 def _describe_rotation(report: BenchReport) -> Iterator[str]:

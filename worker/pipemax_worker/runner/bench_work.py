@@ -24,10 +24,14 @@ FIRST_TOKEN_ID = 3
 
 
 class BenchWork(msgspec.Struct, frozen=True):
-    """Greedy, and exactly ``max_tokens`` tokens each: the end of sequence is ignored."""
+    """Greedy, and exactly ``max_tokens`` tokens each: the end of sequence is ignored.
+
+    ``hidden_max_tokens``: what the scheduler is told of every length, where it must not know it.
+    """
 
     prompts: tuple[tuple[int, ...], ...]
     max_tokens: tuple[int, ...]
+    hidden_max_tokens: int | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)

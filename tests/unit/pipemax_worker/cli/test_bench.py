@@ -29,7 +29,9 @@ def test_everything_said_reaches_the_benchmark(
     words = (
         "bench --model m --prompts p.jsonl --requests 5 --seed 3 --stages 2,1,2 --rounds 4 "
         "--against transformers --against transformers --micro-batches 6 --device-kv 64Mi "
-        "--host 1Gi --max-num-requests 7 --max-batched-tokens 9 --no-run-ahead --json"
+        "--host 1Gi --max-num-requests 7 --max-batched-tokens 9 --no-run-ahead --dummy-weights 4 "
+        "--workload w.jsonl --max-tokens-hidden 99 --memory-limit 2Gi --memory-fraction 0.5 "
+        "--block-tokens 32 --kv-dtype fp8_e4m3 --json"
     )
     assert main([*words.split(), str(tmp_path / "out.json")]) == 0
     assert asked == [
@@ -47,6 +49,13 @@ def test_everything_said_reaches_the_benchmark(
             device_kv_bytes=64 << 20,
             host_kv_bytes=1 << 30,
             run_ahead=False,
+            workload=Path("w.jsonl"),
+            hidden_max_tokens=99,
+            dummy_weights_seed=4,
+            memory_limit_bytes=2 << 30,
+            memory_fraction=0.5,
+            block_tokens=32,
+            kv_dtype="fp8_e4m3",
         )
     ]
     assert json.loads((tmp_path / "out.json").read_text())["ratios"] == {"a / b": 1.25}

@@ -1,7 +1,9 @@
 """The whole benchmark on the tiny model, and which settings of others are measured again."""
 
+import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 from pipemax_worker.errors import ModelNotFoundError
 from pipemax_worker.runner import bench
@@ -59,6 +61,33 @@ def test_rotation_runs_on_a_quarter_of_the_kv(monkeypatch: pytest.MonkeyPatch) -
         copy.num_bytes for copy in roomy.copies
     )
     assert report.is_rotation
+
+
+def test_random_weights_and_hidden_lengths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder with config.json is enough; what is generated does not depend on what is told."""
+    monkeypatch.setattr(bench, "WARM_UP_REQUESTS", 1)
+    shutil.copy(TINY / "config.json", tmp_path)
+    workload = tmp_path / "work.jsonl"
+    workload.write_text(
+        "".join(
+            f'{{"prompt_tokens": {5 + n}, "output_tokens": {3 + n % 4}, "seed": {n}}}\n'
+            for n in range(12)
+        )
+    )
+    options = BenchOptions(
+        tmp_path, rounds=1, workload=workload, dummy_weights_seed=1, max_num_requests=3
+    )
+    known = run_bench(options, lambda line: None)
+    hidden = run_bench(
+        msgspec.structs.replace(options, hidden_max_tokens=40, run_ahead=True), lambda line: None
+    )
+    one, other = known.pipemax[0].runs[0], hidden.pipemax[0].runs[0]
+    assert one.token_ids == other.token_ids
+    assert [len(tokens) for tokens in one.token_ids] == [3 + n % 4 for n in range(12)]
+    assert one.steady is not None
+    assert one.floor_seconds > 0
+    assert known.conditions.copies is not None
+    assert hidden.conditions.hidden_max_tokens == 40
 
 
 def test_no_model_is_an_error_before_anything_starts(tmp_path: Path) -> None:

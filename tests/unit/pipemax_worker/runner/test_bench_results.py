@@ -2,13 +2,16 @@
 
 import json
 
+import msgspec
 import pytest
 from pipemax_worker.contract.geometry import Tier
-from pipemax_worker.contract.statistics import CopyTotals, StageTotals
+from pipemax_worker.contract.statistics import CopyTotals, StageTotals, StepRecord
 from pipemax_worker.runner.bench_conditions import BenchConditions
 from pipemax_worker.runner.bench_engine import EngineRun
+from pipemax_worker.runner.bench_floor import CopySpeeds
 from pipemax_worker.runner.bench_results import BaselineMeasured, BenchReport, Measured
 from pipemax_worker.runner.bench_text import describe_conditions, describe_report, describe_run
+from pipemax_worker.runner.bench_timeline import SteadyPart
 
 CONDITIONS = BenchConditions(
     cpu="A CPU",
@@ -129,6 +132,37 @@ def test_rotation_says_how_far_the_device_tier_is_exceeded() -> None:
     text = "\n".join(describe_report(BenchReport(CONDITIONS, (tight,), is_rotation=True)))
     assert "tight: KV of 40 blocks in flight on 10 device blocks (4.0 times)" in text
     assert "preempted 2 times" in text
+
+
+def test_a_gpu_run_says_floor_steady_part_links_and_memory() -> None:
+    steps = tuple(StepRecord(n, 64, 32, seconds) for n, seconds in enumerate((0.004, 0.005, 0.006)))
+    run = msgspec.structs.replace(
+        a_run(2.0),
+        steady=SteadyPart(10.0, 4000, 5000, 1000, steps),
+        floor_seconds=0.2,
+        steady_floor_seconds=0.004,
+        gpu_memory_bytes=(24509 << 20,),
+    )
+    conditions = msgspec.structs.replace(
+        CONDITIONS,
+        copies=CopySpeeds("A GPU", 4.2e12, 55e9, 54e9),
+        memory_limit_bytes=24 << 30,
+        hidden_max_tokens=1536,
+    )
+    report = BenchReport(conditions, (Measured("one", 1, (run,)),))
+    text = "\n".join([*describe_conditions(conditions), *describe_report(report)])
+    for part in (
+        "A GPU, copies 4200 GB/s (read and written), link 55.0 GB/s in, 54.0 out, each stage held "
+        "to 24.0 GiB",
+        "exact lengths (the scheduler is told 1536)",
+        "steady   500.0 tokens/s (+ 400.0 of prompts) for 10.0 s",
+        "median 250.00 ms, 1.25 times its floor of 200.00",
+        "steady 5.00 ms, 1.25 times its floor of 4.00",
+        "steady with gaps 10.00 ms, 2.50 times its floor of 4.00",
+        "loaded 3.0 MiB at",
+        "24509 MiB used",
+    ):
+        assert part in text, part
 
 
 def test_a_run_is_one_line_with_both_rates() -> None:

@@ -48,8 +48,17 @@ def test_options_reach_the_pipeline(config: ModelConfig) -> None:
         device_kv_bytes=1 << 20,
         host_kv_bytes=1 << 21,
         run_ahead=True,
+        block_tokens=32,
+        kv_dtype="bfloat16",
+        memory_fraction=0.5,
+        memory_limit_bytes=1 << 33,
+        dummy_weights_seed=3,
     )
     settings = build_settings(options, config, 1)
+    assert (settings.pipeline.block_tokens, settings.pipeline.kv_dtype) == (32, "bfloat16")
+    assert settings.pipeline.memory_fraction == 0.5
+    assert settings.pipeline.memory_limit_bytes == 1 << 33
+    assert settings.pipeline.dummy_weights_seed == 3
     assert settings.num_micro_batches == 3
     assert settings.pipeline.max_batched_tokens == 40
     assert settings.max_num_running == 20

@@ -1,0 +1,78 @@
+"""What a step cannot be faster than."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from pipemax_worker.contract.model_config import load_model_config
+from pipemax_worker.contract.statistics import StepRecord
+from pipemax_worker.errors import StageDiedError
+from pipemax_worker.pipeline.settings import PipelineSettings, build_geometry
+from pipemax_worker.runner.bench_floor import (
+    CopySpeeds,
+    StepFloor,
+    build_floor,
+    gpu_memory_used_bytes,
+    measure_copies,
+)
+
+SHAPES = Path(__file__).parents[4] / "tools" / "shapes"
+TINY = Path(__file__).parents[4] / "models" / "tiny"
+SPEEDS = CopySpeeds("a GPU", 4e12)
+
+
+def floor_of(folder: Path, num_stages: int) -> StepFloor:
+    settings = PipelineSettings(
+        model_folder=folder,
+        model_config=load_model_config(folder),
+        num_stages=num_stages,
+        dtype="bfloat16",
+        kv_dtype="bfloat16",
+        block_tokens=16,
+        max_batched_tokens=64,
+        max_num_requests=8,
+        host_kv_bytes=0,
+    )
+    return build_floor(settings, build_geometry(settings), SPEEDS)
+
+
+def test_the_embedding_is_not_read() -> None:
+    """Qwen2.5-7B: 7.62 billion parameters, of which 0.54 are looked up."""
+    floor = floor_of(SHAPES / "Qwen2.5-7B", 1)
+    assert floor.weight_bytes == (pytest.approx(2 * 7.07e9, rel=1e-3),)
+    assert floor.kv_bytes_per_token == (28 * 2 * 4 * 128 * 2,)
+    assert floor.seconds(100_000) == pytest.approx((14.14e9 + 5.73e9) / 4e12, rel=1e-3)
+
+
+def test_a_tied_table_is_the_head_of_a_single_stage() -> None:
+    one, two = floor_of(TINY, 1), floor_of(TINY, 2)
+    table = 2 * 620 * 128
+    assert one.weight_bytes[0] == sum(two.weight_bytes)
+    assert two.weight_bytes[1] > table
+
+
+def test_the_slowest_stage_decides() -> None:
+    floor = StepFloor(10.0, (100, 300), (3, 1))
+    assert floor.seconds(0) == 30.0
+    assert floor.seconds(200) == 70.0
+    steps = [StepRecord(0, 1, 0, 1.0, num_kv_tokens=n) for n in (0, 10, 200)]
+    assert floor.median_seconds(steps) == 31.0
+    assert floor.median_seconds([]) == 0.0
+
+
+def test_copies_are_measured_by_another_program() -> None:
+    answer = 'print(\'{"name": "x", "device": 5.0, "host_to_device": 1.5}\')'
+    assert measure_copies("cpu", [sys.executable, "-c", answer]) == CopySpeeds("x", 5.0, 1.5)
+
+
+def test_a_measurement_that_fails_says_why() -> None:
+    with pytest.raises(StageDiedError, match="measuring copies on cuda:0 failed:\nno driver"):
+        measure_copies("cuda:0", [sys.executable, "-c", "raise SystemExit('no driver')"])
+
+
+def test_memory_used_as_nvidia_smi_prints_it(tmp_path: Path) -> None:
+    command = (sys.executable, "-c", "print('24509\\n7')")
+    assert gpu_memory_used_bytes(command) == (24509 << 20, 7 << 20)
+    assert gpu_memory_used_bytes((str(tmp_path / "nvidia-smi"),)) == ()

@@ -1,0 +1,54 @@
+"""Writes the workload W1: lengths of 1,000 requests, log-normal, the same on every machine.
+
+    python tools/make_workload.py w1.jsonl
+
+numpy's RandomState(0): inputs of mean 512 and sigma 0.8, clipped to 16..2048; outputs of mean 512
+and sigma 0.7, clipped to 16..1536; 1,500 of each drawn, inputs first, and rounded; the first 1,000
+used: 482,585 tokens in, 490,348 out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+NUM_DRAWN, NUM_USED = 1500, 1000
+MEAN_TOKENS = 512
+INPUT_SIGMA, INPUT_TOKENS = 0.8, (16, 2048)
+OUTPUT_SIGMA, OUTPUT_TOKENS = 0.7, (16, 1536)
+
+
+def draw_lengths() -> list[tuple[int, int]]:
+    """(input, output) tokens of each request."""
+    generator = np.random.RandomState(0)
+    inputs = _log_normal(generator, INPUT_SIGMA, *INPUT_TOKENS)
+    outputs = _log_normal(generator, OUTPUT_SIGMA, *OUTPUT_TOKENS)
+    return list(zip(inputs[:NUM_USED], outputs[:NUM_USED], strict=True))
+
+
+def _log_normal(
+    generator: np.random.RandomState, sigma: float, shortest: int, longest: int
+) -> list[int]:
+    """The distribution's own mean is ``MEAN_TOKENS``."""
+    location = np.log(MEAN_TOKENS) - sigma**2 / 2
+    lengths = generator.lognormal(location, sigma, NUM_DRAWN)
+    return [int(n) for n in np.clip(np.round(lengths), shortest, longest)]
+
+
+def main(arguments: list[str]) -> int:
+    path = Path(arguments[0])
+    lengths = draw_lengths()
+    with path.open("w", encoding="utf-8") as file:
+        for seed, (prompt_tokens, output_tokens) in enumerate(lengths):
+            line = {"prompt_tokens": prompt_tokens, "output_tokens": output_tokens, "seed": seed}
+            file.write(json.dumps(line) + "\n")
+    inputs, outputs = (sum(column) for column in zip(*lengths, strict=True))
+    print(f"{path}: {len(lengths)} requests, {inputs} tokens in, {outputs} out")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
