@@ -42,7 +42,8 @@ class Cluster(Protocol):
     async def apply(self, document: Document) -> None:
         """Server-side apply. Raises ForbiddenError, ConflictError."""
 
-    async def set_suspend(self, namespace: str, name: str, suspend: bool) -> None: ...
+    async def change_batch_job(self, namespace: str, name: str, changes: Document) -> None:
+        """Fields of its spec; None takes one away."""
 
     async def delete_batch_job(self, namespace: str, name: str) -> None: ...
 
@@ -115,8 +116,8 @@ class KubernetesCluster:
             [("fieldManager", names.FIELD_MANAGER), ("force", "true")],
         )
 
-    async def set_suspend(self, namespace: str, name: str, suspend: bool) -> None:
-        await self._merge(_batch_job_path(namespace, name), {"spec": {"suspend": suspend}})
+    async def change_batch_job(self, namespace: str, name: str, changes: Document) -> None:
+        await self._merge(_batch_job_path(namespace, name), {"spec": changes})
 
     async def delete_batch_job(self, namespace: str, name: str) -> None:
         body = {"propagationPolicy": "Background"}

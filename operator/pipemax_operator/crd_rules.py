@@ -49,12 +49,14 @@ IMMUTABLE_FIELDS = (
     "input",
     "output",
     "sampling",
+    "parallelism",
     "engine",
     "kvCache",
     "resumeFrom",
     "credentials",
     "scheduling",
     "image",
+    "gracePeriodSeconds",
 )
 
 

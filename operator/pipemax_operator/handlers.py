@@ -19,11 +19,14 @@ import kopf
 
 from pipemax_operator import names
 from pipemax_operator.cluster import KubernetesCluster
+from pipemax_operator.metrics import OperatorMetrics
 from pipemax_operator.reconciler import Reconciler
 from pipemax_operator.requeue import Requeue
 from pipemax_operator.settings import OperatorSettings
 
 logger = logging.getLogger(__name__)
+
+METRICS_PORT_VARIABLE = "PIPEMAX_METRICS_PORT"
 
 
 class Operator:
@@ -31,9 +34,15 @@ class Operator:
 
     def __init__(self, cluster: KubernetesCluster, settings: OperatorSettings) -> None:
         self.cluster = cluster
-        self.reconciler = Reconciler(cluster, settings, lambda: datetime.now(UTC))
+        self.metrics = OperatorMetrics()
+        self.reconciler = Reconciler(cluster, settings, lambda: datetime.now(UTC), self.metrics)
         self.requeue = Requeue(self._reconcile, time.monotonic)
         self.task = asyncio.create_task(self.requeue.run())
+
+    def changed(self, namespace: str | None, name: str) -> None:
+        """An event about a job or one of its children."""
+        self.metrics.note_event()
+        self.requeue.now((namespace or "", name))
 
     async def _reconcile(self, key: tuple[str, str]) -> float | None:
         return await self.reconciler.reconcile(*key)
@@ -71,21 +80,21 @@ async def stop(memo: kopf.Memo, **_: Any) -> None:
 async def inference_job_changed(
     name: str, namespace: str | None, memo: kopf.Memo, **_: Any
 ) -> None:
-    memo.operator.requeue.now((namespace or "", name))
+    memo.operator.changed(namespace, name)
 
 
 @kopf.on.event("batch", "v1", "jobs", labels={names.JOB_LABEL: kopf.PRESENT})
 async def batch_job_changed(
     labels: kopf.Labels, namespace: str | None, memo: kopf.Memo, **_: Any
 ) -> None:
-    memo.operator.requeue.now((namespace or "", labels[names.JOB_LABEL]))
+    memo.operator.changed(namespace, labels[names.JOB_LABEL])
 
 
 @kopf.on.event("v1", "pods", labels={names.JOB_LABEL: kopf.PRESENT})
 async def pod_changed(
     labels: kopf.Labels, namespace: str | None, memo: kopf.Memo, **_: Any
 ) -> None:
-    memo.operator.requeue.now((namespace or "", labels[names.JOB_LABEL]))
+    memo.operator.changed(namespace, labels[names.JOB_LABEL])
 
 
 @kopf.on.probe(id="last_reconcile_age_seconds")

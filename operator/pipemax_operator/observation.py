@@ -51,6 +51,7 @@ def parse_batch_job(document: Document) -> ObservedJob:
         uid=document["metadata"]["uid"],
         spec_digest=(document["metadata"].get("annotations") or {}).get(DIGEST_ANNOTATION, ""),
         suspended=bool(document["spec"].get("suspend")),
+        deadline_seconds=document["spec"].get("activeDeadlineSeconds"),
         active=status.get("active", 0),
         ready=status.get("ready", 0),
         succeeded=status.get("succeeded", 0),

@@ -24,6 +24,7 @@ class ObservedJob:
     uid: str
     spec_digest: str = ""
     suspended: bool = False
+    deadline_seconds: int | None = None
     active: int = 0
     ready: int = 0
     succeeded: int = 0

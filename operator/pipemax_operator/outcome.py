@@ -42,24 +42,28 @@ class Outcome:
         return self.phase in ("Complete", "CompletedWithErrors", "Failed")
 
 
-def derive_outcome(
-    job: InferenceJob, observed: Observed, now: datetime, start_deadline_seconds: int
-) -> Outcome:
+def derive_outcome(job: InferenceJob, observed: Observed, now: datetime) -> Outcome:
     """Where the job stands. The worker's own word (its termination message, written from the
     ledger) decides whether all records are there; the child Job only says that pods have ended."""
     child = observed.job
     if child is None:
         return Outcome("Pending", "Creating", "the child Job is about to be made")
+    if child.condition("Complete") is not None or _has_last_word(observed.pods):
+        return _complete(observed.pods)
     if (failed := child.condition("Failed")) is not None:
         return _failed(observed.pods, failed.reason, failed.message)
-    if child.condition("Complete") is not None:
-        return _complete(observed.pods)
     if child.suspended:
         return _suspended(job)
     if child.ready:
         num_nodes = job.spec.parallelism.nodes
         return Outcome("Running", "WorkersRunning", f"{child.ready} of {num_nodes} workers run")
-    return _waiting(observed.pods, now, start_deadline_seconds)
+    return _waiting(observed.pods, now, job.spec.start_deadline)
+
+
+def _has_last_word(pods: Sequence[ObservedPod]) -> bool:
+    """Whether a worker has seen every record written: then it does not matter what became of the
+    other indexes, nor that the child Job has failed for them."""
+    return any(p.termination and not p.termination.exit_code and p.termination.counts for p in pods)
 
 
 def _failed(pods: Sequence[ObservedPod], reason: str, message: str) -> Outcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,7 +32,7 @@ class Plan:
     """In this order: apply, delete, status, events.
 
     apply            documents for server-side apply.
-    suspend          None: leave the child's ``suspend`` alone.
+    child_changes    fields of the child Job's spec that are to be others; None takes one away.
     delete_child     stop the pods, keep the InferenceJob and all records.
     delete_self      the InferenceJob's time after its end is over.
     status           None: it is right as it is.
@@ -40,7 +40,7 @@ class Plan:
     """
 
     apply: tuple[dict[str, Any], ...] = ()
-    suspend: bool | None = None
+    child_changes: dict[str, Any] = field(default_factory=dict)
     delete_child: bool = False
     delete_self: bool = False
     status: dict[str, Any] | None = None
@@ -61,11 +61,11 @@ def plan(
     if (final := final_condition(observed.status.get("conditions", ()))) is not None:
         return _after_the_end(job, observed, now, final)
     owner = Owner(namespace, observed.uid)
-    outcome = derive_outcome(job, observed, now, settings.start_deadline_seconds)
+    outcome = derive_outcome(job, observed, now)
     status = build_status(observed, outcome, now)
     return Plan(
         apply=() if observed.job else _children(job, owner, settings),
-        suspend=_suspend(job, observed),
+        child_changes=_child_changes(job, observed),
         delete_child=outcome.phase == "Failed" and outcome.is_stuck,
         status=status if status != observed.status else None,
         events=_events(observed, outcome),
@@ -79,15 +79,19 @@ def _children(
     return build_config_map(job, owner), build_batch_job(job, owner, settings)
 
 
-def _suspend(job: InferenceJob, observed: Observed) -> bool | None:
-    """The child's ``suspend`` mirrors the spec's. With a queue, what is not suspended by the user
-    is Kueue's to release."""
+def _child_changes(job: InferenceJob, observed: Observed) -> dict[str, Any]:
+    """What may change while a job runs. With a queue, what is not suspended by the user is Kueue's
+    to release."""
     child = observed.job
-    if child is None or child.suspended == job.spec.suspend:
-        return None
-    if not job.spec.suspend and job.spec.scheduling.queue_name is not None:
-        return None
-    return job.spec.suspend
+    if child is None:
+        return {}
+    changes: dict[str, Any] = {}
+    is_queued = job.spec.scheduling.queue_name is not None
+    if child.suspended != job.spec.suspend and (job.spec.suspend or not is_queued):
+        changes["suspend"] = job.spec.suspend
+    if child.deadline_seconds != job.spec.deadline:
+        changes["activeDeadlineSeconds"] = job.spec.deadline
+    return changes
 
 
 def _after_the_end(

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pipemax_operator import names
 from pipemax_operator.cluster import Cluster, gather_progress
 from pipemax_operator.conditions import format_time
+from pipemax_operator.metrics import OperatorMetrics
 from pipemax_operator.observation import observe, parse_pod
 from pipemax_operator.plan import Event, Plan, plan
 from pipemax_operator.settings import OperatorSettings
@@ -26,9 +27,14 @@ class Reconciler:
     run one after the other, and each reads everything anew."""
 
     def __init__(
-        self, cluster: Cluster, settings: OperatorSettings, now: Callable[[], datetime]
+        self,
+        cluster: Cluster,
+        settings: OperatorSettings,
+        now: Callable[[], datetime],
+        metrics: OperatorMetrics,
     ) -> None:
         self._cluster = cluster
+        self._metrics = metrics
         self._settings = settings
         self._now = now
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
@@ -38,14 +44,21 @@ class Reconciler:
         refuses."""
         lock = self._locks.setdefault((namespace, name), asyncio.Lock())
         async with lock:
-            document = await self._cluster.get_inference_job(namespace, name)
-            if document is None:
-                self._locks.pop((namespace, name), None)
-                return None
-            job = parse_inference_job(document)
-            made = await self._plan(document, job, namespace)
-            await self._carry_out(made, document, namespace, name)
-            return made.requeue_seconds
+            with self._metrics.reconciling():
+                return await self._reconcile(namespace, name)
+
+    async def _reconcile(self, namespace: str, name: str) -> float | None:
+        document = await self._cluster.get_inference_job(namespace, name)
+        if document is None:
+            self._locks.pop((namespace, name), None)
+            self._metrics.forget(namespace, name)
+            return None
+        job = parse_inference_job(document)
+        made = await self._plan(document, job, namespace)
+        await self._carry_out(made, document, namespace, name)
+        status = made.status or document.get("status") or {}
+        self._metrics.show(namespace, name, status.get("phase", ""), status.get("progress", {}))
+        return made.requeue_seconds
 
     async def _plan(self, document: Document, job: InferenceJob, namespace: str) -> Plan:
         name = job.metadata.name
@@ -69,8 +82,10 @@ class Reconciler:
             return
         for child in made.apply:
             await self._cluster.apply(child)
-        if made.suspend is not None:
-            await self._cluster.set_suspend(namespace, names.child_name(name), made.suspend)
+        if made.child_changes:
+            await self._cluster.change_batch_job(
+                namespace, names.child_name(name), made.child_changes
+            )
         if made.delete_child:
             await self._cluster.delete_batch_job(namespace, names.child_name(name))
         if made.status is not None:

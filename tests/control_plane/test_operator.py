@@ -28,7 +28,7 @@ JOB: Document = {
         "kvCache": {"host": "1Gi", "nvme": {"hostPath": "/mnt/nvme", "size": "1Gi"}},
     },
 }
-SETTINGS = {"poll_seconds": 0.5, "memory_overhead_bytes": 2**30, "start_deadline_seconds": 3600}
+SETTINGS = {"poll_seconds": 0.5, "memory_overhead_bytes": 2**30}
 
 
 @pytest.fixture

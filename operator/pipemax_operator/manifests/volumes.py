@@ -12,6 +12,7 @@ from pipemax_operator.manifests.config_map import JOB_FILE
 from pipemax_operator.settings import OperatorSettings
 
 JOB_FOLDER = "/etc/pipemax"
+CREDENTIALS_FOLDER = "/etc/pipemax-credentials"
 NVME_MOUNT = "/mnt/pipemax/nvme"
 _WILDCARD = re.compile(r"[*?\[]")
 
@@ -45,6 +46,9 @@ def build_volumes(job: InferenceJob, settings: OperatorSettings) -> tuple[Volume
         *_place_volumes(job),
         *_nvme_volume(job),
     ]
+    if job.spec.credentials is not None:
+        source = {"secret": {"secretName": job.spec.credentials.secret_ref.name}}
+        volumes.append(Volume("credentials", source, CREDENTIALS_FOLDER, read_only=True))
     return tuple(volumes)
 
 
