@@ -5,18 +5,24 @@
 Runs the 200 prompts of manifests/examples/structured through `pipemax run`, parses every answer and
 validates it against its schema, with formats, by the ``jsonschema`` library. Then the cost: the
 same prompts in the same job without their schemas, each made to generate as many tokens as its
-answer had (and one for the end); the two take turns. Exits with 1 unless every answer is valid.
+answer had (and one for the end); the two take turns. Tokens/s mean little while other programs want
+the cores; CPU seconds (of all processes of a run, start and loading included) suffer less. Exits
+with 1 unless every answer is valid.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import re
 import shutil
 import statistics
 import subprocess
 import sys
+import time
+import uuid
 from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
@@ -31,6 +37,9 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "manifests" / "examples" / "structured"
 WORK_FOLDER = ROOT / "out" / "structured-output"
 
+MARK = "PIPEMAX_STRUCTURED_OUTPUT"
+POLL_SECONDS = 0.2
+
 Record = dict[str, Any]
 
 
@@ -39,6 +48,7 @@ class Run(NamedTuple):
 
     records: tuple[Record, ...]
     tokens_per_second: float
+    cpu_seconds: float
     mask_wait_seconds: float
 
 
@@ -90,9 +100,48 @@ def run_job(requests: list[Record], folder: Path) -> Run:
     lines = "".join(json.dumps(request) + "\n" for request in requests)
     (folder / job["spec"]["input"]["uri"]).write_text(lines, encoding="utf-8")
     command = [sys.executable, "-m", "pipemax_worker.cli.main", "run", str(folder / "job.yaml")]
-    done = subprocess.run([*command, "--quiet"], check=True, stdout=subprocess.PIPE, text=True)
-    speed, waited = read_summary(done.stdout)
-    return Run(tuple(read_records(folder / "out")), speed, waited)
+    summary, cpu_seconds = run_and_count([*command, "--quiet"])
+    speed, waited = read_summary(summary)
+    return Run(tuple(read_records(folder / "out")), speed, cpu_seconds, waited)
+
+
+def run_and_count(command: list[str]) -> tuple[str, float]:
+    """The command's output, and the CPU seconds of all processes that it started, looked up while
+    they live: those of one that ends are known up to its last POLL_SECONDS."""
+    mark = f"{MARK}={uuid.uuid4().hex}"
+    environment = os.environ | dict([mark.split("=")])
+    seconds: dict[int, float] = {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        while process.poll() is None:
+            for process_id in processes_marked(mark.encode()):
+                known = seconds.get(process_id, 0.0)
+                seconds[process_id] = max(known, cpu_seconds(process_id))
+            time.sleep(POLL_SECONDS)
+        output = process.stdout.read()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return output, sum(seconds.values())
+
+
+def processes_marked(mark: bytes) -> list[int]:
+    """Whose environment has the mark."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+            if folder.name.isdigit() and mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def cpu_seconds(process_id: int) -> float:
+    """User and system time of a process so far; 0 if it is gone."""
+    try:
+        status = (Path("/proc") / str(process_id) / "stat").read_text()
+    except OSError:
+        return 0.0
+    fields = status.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def read_summary(summary: str) -> tuple[float, float]:
@@ -121,17 +170,18 @@ def report_answers(requests: list[Record], records: Iterable[Record]) -> tuple[s
 
 
 def report_cost(bound: list[Run], free: list[Run]) -> str:
-    lines = []
-    for with_schema, without in zip(bound, free, strict=True):
-        ratio = with_schema.tokens_per_second / without.tokens_per_second
-        lines.append(
-            f"with schemas {with_schema.tokens_per_second:.1f} tokens/s, "
-            f"without {without.tokens_per_second:.1f}: {ratio:.3f}; "
-            f"waited {with_schema.mask_wait_seconds:.3f} s for masks"
-        )
-    ratios = [a.tokens_per_second / b.tokens_per_second for a, b in zip(bound, free, strict=True)]
-    lines.append(f"median ratio {statistics.median(ratios):.3f}")
-    return "\n".join(lines)
+    """A line for each pair of runs, and the medians."""
+    pairs = list(zip(bound, free, strict=True))
+    speeds = [a.tokens_per_second / b.tokens_per_second for a, b in pairs]
+    cpu = [a.cpu_seconds / b.cpu_seconds for a, b in pairs]
+    lines = [
+        f"with schemas {a.tokens_per_second:.1f} tokens/s, without {b.tokens_per_second:.1f}: "
+        f"{speed:.3f}; {a.cpu_seconds:.1f} CPU s, without {b.cpu_seconds:.1f}: {ratio:.3f}; "
+        f"waited {a.mask_wait_seconds:.3f} s for masks"
+        for (a, b), speed, ratio in zip(pairs, speeds, cpu, strict=True)
+    ]
+    medians = f"{statistics.median(speeds):.3f} x the tokens/s, {statistics.median(cpu):.3f} x"
+    return "\n".join([*lines, f"median: {medians} the CPU seconds"])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ import make_structured
 import pytest
 import structured_output
 from jsonschema import Draft202012Validator
-from structured_output import Run, fault_of, free_requests, read_summary, report_answers
+from structured_output import (
+    Run,
+    fault_of,
+    free_requests,
+    read_summary,
+    report_answers,
+    run_and_count,
+)
 from structured_schemas import QUESTIONS, SCHEMAS
 
 PRICE = {
@@ -96,12 +104,24 @@ def test_bound_and_free_runs_take_turns(
         is_bound = "response_format" in requests[0]["body"]
         ran.append((folder.name, is_bound))
         records = tuple(record("{}", one["custom_id"]) for one in requests)
-        return Run(records, 90.0 if is_bound else 100.0, 0.25)
+        return Run(records, 90.0, 33.0, 0.25) if is_bound else Run(records, 100.0, 30.0, 0.0)
 
     monkeypatch.setattr(structured_output, "run_job", run_job)
     assert structured_output.main(["--rounds", "2"]) == 1, "{} follows none of the schemas"
     assert ran == [("bound-0", True), ("free-0", False), ("bound-1", True), ("free-1", False)]
-    assert "median ratio 0.900" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.count("33.0 CPU s, without 30.0: 1.100; waited 0.250 s") == 2
+    assert "median: 0.900 x the tokens/s, 1.100 x the CPU seconds" in said
+
+
+def test_cpu_seconds_of_grandchildren_count() -> None:
+    busy = "import time\nwhile time.process_time() < 1.0: pass"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}]); print(1)"
+    output, seconds = run_and_count([sys.executable, "-c", parent])
+    assert output == "1\n"
+    assert seconds >= 0.2, "up to the last look"
+    with pytest.raises(SystemExit, match="ended with 3"):
+        run_and_count([sys.executable, "-c", "raise SystemExit(3)"])
 
 
 def test_the_example_asks_each_question_with_each_parameters() -> None:
