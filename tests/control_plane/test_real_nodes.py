@@ -26,6 +26,10 @@ pytestmark = pytest.mark.xdist_group("real-nodes")
 
 Nodes = Mapping[str, RealNode]
 
+NUM_FILES, LINES_PER_FILE = 6, 6
+NUM_REQUESTS = NUM_FILES * LINES_PER_FILE
+SUMMARY = f"{NUM_REQUESTS}/{NUM_REQUESTS}"
+
 
 @pytest.fixture(scope="module")
 def nodes(control_plane: ControlPlane) -> Iterator[Nodes]:
@@ -50,7 +54,8 @@ def job(
     control_plane: ControlPlane, nodes: Nodes, operator: None, namespace: str
 ) -> Iterator[RealNodeJob]:
     """A job's folders; its pods are gone before the next test wants the nodes."""
-    job = RealNodeJob(control_plane, namespace, nodes["a"].folder.parent, num_requests=120)
+    host = nodes["a"].folder.parent
+    job = RealNodeJob(control_plane, namespace, host, NUM_FILES, LINES_PER_FILE)
     yield job
     control_plane.kubectl("delete", "ij", "--all", "-n", namespace, "--ignore-not-found")
     control_plane.kubectl("delete", "pods", "--all", "-n", namespace, "--force")
@@ -78,6 +83,20 @@ def reaches(job: RealNodeJob, phase: str) -> Callable[[], Document | None]:
     return check
 
 
+def runs_with_records(job: RealNodeJob, at_least: int) -> Callable[[], bool]:
+    """Some records are on disk and the job is not over: the moment for a fault."""
+
+    def check() -> bool:
+        assert job.status().get("phase") not in ("Complete", "Failed"), job.describe()
+        return job.num_records() >= at_least
+
+    return check
+
+
+# Few requests at a time: the job lasts long enough for a fault in its middle.
+SLOW = {"device": "cpu", "maxNumRequests": 2, "lookAhead": 4}
+
+
 def test_from_apply_to_records(job: RealNodeJob, nodes: Nodes) -> None:
     node = nodes["a"]
     document = job.document(node.nvme, stages=8, scheduling=pin_to(node))
@@ -90,7 +109,7 @@ def test_from_apply_to_records(job: RealNodeJob, nodes: Nodes) -> None:
     assert metrics["pipemax_tokens_total"] > 0
     assert metrics["pipemax_kv_blocks"] > 0
     assert any(row.split()[1] == "Running" and row.split()[2] != "0%" for row in rows), rows
-    assert rows[-1].split()[1:4] == ["Complete", "100%", "120/120"], rows
+    assert rows[-1].split()[1:4] == ["Complete", "100%", SUMMARY], rows
     job.check_answers()
     assert (job.output / "manifest.json").stat().st_uid == WORKER_USER
     assert node.own_nvme().stat().st_uid == WORKER_USER
@@ -114,3 +133,74 @@ def watch_to_the_end(job: RealNodeJob, pod: Document) -> tuple[dict[str, float],
 
     eventually(job, is_over, 200)
     return metrics, rows
+
+
+def test_a_killed_worker_is_replaced(job: RealNodeJob, nodes: Nodes) -> None:
+    node = nodes["a"]
+    job.apply(job.document(node.nvme, stages=2, scheduling=pin_to(node), engine=SLOW))
+    eventually(job, runs_with_records(job, 1))
+    assert node.kill_workers() == 1
+    eventually(job, lambda: any(exit_code(pod) == 137 for pod in job.pods()))
+    done = eventually(job, reaches(job, "Complete"))
+    assert done["progress"]["summary"] == SUMMARY
+    assert done["attempt"] == 2
+    job.check_answers()
+
+
+def test_suspended_kv_is_parked_and_taken_up(job: RealNodeJob, nodes: Nodes) -> None:
+    node = nodes["a"]
+    job.apply(job.document(node.nvme, stages=2, scheduling=pin_to(node), engine=SLOW))
+    eventually(job, runs_with_records(job, 1))
+    with job.watching_exit_codes() as exit_codes:
+        job.patch({"suspend": True})
+        eventually(job, reaches(job, "Suspended"))
+        eventually(job, lambda: not job.pods())
+        eventually(job, lambda: 75 in exit_codes())
+    assert list(node.own_nvme().rglob("park.json"))
+    assert job.num_records() < NUM_REQUESTS
+    job.patch({"suspend": False})
+    pod = eventually(job, lambda: [one for one in job.pods() if one["status"].get("podIP")])[0]
+    metrics, _ = watch_to_the_end(job, pod)
+    assert metrics['pipemax_tokens_total{kind="restored"}'] > 0
+    job.check_answers()
+    assert not list(node.own_nvme().iterdir())
+
+
+def test_a_missing_input_is_told_within_a_minute(job: RealNodeJob, nodes: Nodes) -> None:
+    node = nodes["a"]
+    missing = {"uri": f"hostPath://{job.input}/none/*.jsonl"}
+    job.apply(job.document(node.nvme, stages=2, scheduling=pin_to(node), input=missing))
+    failed = eventually(job, reaches(job, "Failed"), 60)
+    assert condition(failed, "Failed")["reason"] == "InputNotFound"
+
+
+def test_a_lost_node(job: RealNodeJob, nodes: Nodes) -> None:
+    lost = nodes["b"]
+    job.apply(job.document(lost.nvme, stages=2, nodes=2, engine=SLOW))
+    pods = eventually(job, lambda: all_running(job, 2))
+    assert {pod["spec"]["nodeName"] for pod in pods} == {node.name for node in nodes.values()}
+    eventually(job, runs_with_records(job, 2))
+    lost.crash()
+    done = eventually(job, reaches(job, "Complete"), 200)
+    assert done["progress"]["summary"] == SUMMARY
+    job.check_answers()
+    lost.start()
+    eventually(job, lambda: all(is_over(pod) for pod in job.pods()))
+    assert job.status()["phase"] == "Complete"
+    job.check_answers()
+
+
+def exit_code(pod: Document) -> int | None:
+    for container in pod["status"].get("containerStatuses", ()):
+        if ended := container["state"].get("terminated"):
+            return int(ended["exitCode"])
+    return None
+
+
+def is_over(pod: Document) -> bool:
+    return pod["status"]["phase"] in ("Succeeded", "Failed")
+
+
+def all_running(job: RealNodeJob, count: int) -> list[Document]:
+    pods = [pod for pod in job.pods() if pod["status"]["phase"] == "Running"]
+    return pods if len(pods) == count else []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -27,6 +28,8 @@ from kit.control_plane.real_node_files import (
 from kit.control_plane.real_node_host import (
     BRIDGE_ADDRESS,
     PREFIX,
+    find_processes,
+    list_processes,
     make_cgroups,
     node_host,
     remove_cgroups,
@@ -105,6 +108,15 @@ class RealNode:
                 tails.append("\n".join([f"--- {name}", *lines]))
         return "\n".join(tails)
 
+    def kill_workers(self) -> int:
+        """SIGKILL to the worker in every pod here, as the out-of-memory killer does; how many."""
+        pods = list_processes(self._cgroup)
+        workers = [one for one in pods if one in find_processes("run", "/etc/pipemax/job.yaml")]
+        for process_id in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process_id, signal.SIGKILL)
+        return len(workers)
+
     # --- inside
 
     def _write_files(self, host: Path) -> Path:
@@ -165,10 +177,8 @@ class RealNode:
         raise RuntimeError(f"node {self.name} {problem}:\n{self.logs()}")
 
     def _signal_kubelet(self, how: signal.Signals) -> None:
-        pattern = f"--hostname-override={self.name} "
-        found = subprocess.run(["pgrep", "-f", "--", pattern], capture_output=True, text=True)
-        for process_id in found.stdout.split():
-            subprocess.run(["kill", f"-{how}", process_id], check=False)
+        for process_id in find_processes(f"--hostname-override={self.name}"):
+            os.kill(process_id, how)
 
 
 @contextlib.contextmanager

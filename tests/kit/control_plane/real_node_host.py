@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -83,10 +84,9 @@ def make_cgroups(name: str) -> None:
     """A folder for one node's pods below each controller. With cgroup v1 an empty cpuset takes no
     process: it gets the parent's processors and memory nodes."""
     if (_CGROUPS / "cgroup.controllers").exists():
-        wanted = (_CGROUPS / "cgroup.controllers").read_text().split()
-        for controller in wanted:
+        for word in (_CGROUPS / "cgroup.controllers").read_text().split():
             with contextlib.suppress(OSError):
-                (_CGROUPS / "cgroup.subtree_control").write_text(f"+{controller}")
+                (_CGROUPS / "cgroup.subtree_control").write_text(f"+{word}")
         (_CGROUPS / name).mkdir(exist_ok=True)
         return
     for controller in _v1_controllers():
@@ -118,10 +118,32 @@ def remove_cgroup(folder: Path) -> None:
             time.sleep(0.05)
 
 
+def list_processes(cgroup: str) -> set[int]:
+    """Ids of all processes in the pods of the node that has this cgroup."""
+    found: set[int] = set()
+    for controller in (_CGROUPS, *_v1_controllers()):
+        for path in (controller / cgroup).rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):
+                found |= {int(line) for line in path.read_text().split()}
+    return found - {0}
+
+
+def find_processes(*arguments: str) -> set[int]:
+    """Ids of the processes that were started with all of these arguments."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            given = path.read_bytes().decode(errors="replace").split("\0")
+            if set(arguments) <= set(given):
+                found.add(int(path.parent.name))
+    return found
+
+
 def _kill_all(folder: Path) -> None:
     for line in (folder / "cgroup.procs").read_text().split():
-        if int(line) > 0:  # 0: in another pid namespace
-            subprocess.run(["kill", f"-{signal.SIGKILL}", line], capture_output=True, check=False)
+        with contextlib.suppress(ProcessLookupError):
+            if int(line) > 0:  # 0: in another pid namespace
+                os.kill(int(line), signal.SIGKILL)
 
 
 def _v1_controllers() -> list[Path]:

@@ -32,7 +32,8 @@ def write_images(path: Path) -> None:
     namespaces open."""
     worker = _layer({})
     sandbox = _layer({"pause": build_pause_program()})
-    manifest, blobs = [], {}
+    manifest: list[Document] = []
+    blobs: dict[str, bytes] = {}
     for tag, layer, config in (
         (IMAGE, worker, {"Env": [_PATH]}),
         (SANDBOX_IMAGE, sandbox, {"Env": [_PATH], "Entrypoint": ["/pause"]}),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
+import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,12 @@ class RealNodeJob:
     """One job and its folders. ``output`` is shared by all nodes, as NFS is."""
 
     def __init__(
-        self, plane: ControlPlane, namespace: str, host: Path, num_requests: int | None = None
+        self,
+        plane: ControlPlane,
+        namespace: str,
+        host: Path,
+        num_files: int,
+        lines_per_file: int,
     ) -> None:
         self.plane, self.namespace, self.name = plane, namespace, "quickstart"
         self.folder = host / f"jobs-{namespace}"
@@ -57,8 +65,10 @@ class RealNodeJob:
             folder.mkdir()
         os.chown(self.output, WORKER_USER, WORKER_USER)
         lines = (EXAMPLE / "prompts.jsonl").read_bytes().splitlines(keepends=True)
-        self.prompts = self.input / "prompts.jsonl"
-        self.prompts.write_bytes(b"".join(lines[:num_requests]))
+        self.lines = lines[: num_files * lines_per_file]
+        for number in range(num_files):  # each file is a range: what one worker takes at a time
+            some = self.lines[number * lines_per_file : (number + 1) * lines_per_file]
+            (self.input / f"{number}.jsonl").write_bytes(b"".join(some))
 
     def document(self, nvme: Path, stages: int, nodes: int = 1, **spec: Any) -> Document:
         """The example, with places on the nodes. ``spec`` replaces fields of its spec."""
@@ -66,7 +76,7 @@ class RealNodeJob:
         model = {**document["spec"]["model"], "uri": f"hostPath://{ROOT / 'models' / 'tiny'}"}
         document["spec"] |= {
             "model": model,
-            "input": {"uri": f"hostPath://{self.prompts}"},
+            "input": {"uri": f"hostPath://{self.input}/*.jsonl"},
             "output": {"uri": f"hostPath://{self.output}", "shared": True},
             "parallelism": {"nodes": nodes, "stagesPerNode": stages},
             "kvCache": {"host": "64Mi", "nvme": {"hostPath": str(nvme), "size": "64Mi"}},
@@ -96,6 +106,24 @@ class RealNodeJob:
     def log(self, pod: str) -> str:
         return self.plane.kubectl("logs", pod, "-n", self.namespace, check=False)
 
+    @contextlib.contextmanager
+    def watching_exit_codes(self) -> Iterator[Callable[[], set[int]]]:
+        """The exit codes of the worker's containers, also of pods that are deleted at once."""
+        path = "{.object.status.containerStatuses[*].state.terminated.exitCode}"
+        command = ["get", "pods", "-n", self.namespace, "--watch", "--output-watch-events"]
+        with open(self.folder / "exit-codes", "w+b") as seen:
+            watch = subprocess.Popen(
+                [self.plane.kubectl_path, *command, "-o", f"jsonpath={path}{{'\\n'}}"],
+                env=os.environ | {"KUBECONFIG": str(self.plane.kubeconfig)},
+                stdin=subprocess.DEVNULL,
+                stdout=seen,
+            )
+            try:
+                yield lambda: {int(code) for code in Path(seen.name).read_text().split()}
+            finally:
+                watch.kill()
+                watch.wait()
+
     def describe(self) -> str:
         """All that Kubernetes knows, for a test that fails."""
         parts = [self._command("get", "ij,jobs,pods", "-o", "wide"), self._command("events")]
@@ -113,7 +141,7 @@ class RealNodeJob:
             tool: Any = importlib.import_module("check_answers")
         finally:
             sys.path.remove(str(ROOT / "tools"))
-        requests = list(tool.read_jsonl(self.prompts))
+        requests = [json.loads(line) for line in self.lines]
         tally = tool.check(requests, tool.read_records(self.output))
         assert tally.passes, tool.report(tally, 10)
         assert self.num_records() == len(requests), tool.report(tally, 10)
@@ -128,7 +156,8 @@ def pin_to(node: RealNode) -> Document:
 
 
 def read_metrics(pod: Document) -> dict[str, float]:
-    """A worker's samples by name, summed over labels; empty while it serves none yet."""
+    """A worker's samples: by name with labels, and by name alone as their sum. Empty while it
+    serves none."""
     address = pod["status"].get("podIP", "")
     try:
         with urllib.request.urlopen(f"http://{address}:{METRICS_PORT}/metrics", timeout=2) as page:
@@ -139,6 +168,8 @@ def read_metrics(pod: Document) -> dict[str, float]:
     for line in text.splitlines():
         if line and not line.startswith("#"):
             name, value = line.rsplit(" ", 1)
-            name = name.partition("{")[0]
-            samples[name] = samples.get(name, 0.0) + float(value)
+            samples[name] = float(value)
+            if "{" in name:
+                family = name.partition("{")[0]
+                samples[family] = samples.get(family, 0.0) + float(value)
     return samples
