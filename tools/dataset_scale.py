@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +31,12 @@ sys.path[:0] = [str(ROOT / "worker")]
 
 from pipemax_worker.dataset.local_store import LocalStore  # noqa: E402 (the path is set above)
 from pipemax_worker.dataset.manifest import write_manifest  # noqa: E402
-from pipemax_worker.dataset.results import iterate_results  # noqa: E402
 from pipemax_worker.dataset.workers import name_this_worker  # noqa: E402
 from synthetic_worker import (  # noqa: E402
     SyntheticWorker,
     expected_offsets,
     open_ledger,
+    record_offsets,
     write_input,
 )
 
@@ -99,18 +98,13 @@ def run_worker(input_path: Path, output: Path, kill_after: int | None = None) ->
 
 def check_records(output: Path, input_path: Path, num_lines: int) -> str | None:
     """What is wrong with the records, or None. 16 bytes a line."""
-    found = np.fromiter(_record_offsets(output), dtype=np.int64)
+    found = np.fromiter(record_offsets(LocalStore(output)), dtype=np.int64)
     found.sort()
     expected = np.fromiter(expected_offsets(input_path), dtype=np.int64, count=num_lines)
     if np.array_equal(found, expected):
         return None
     num_doubled = len(found) - len(np.unique(found))
     return f"{len(found)} records for {num_lines} lines, {num_doubled} of them doubled"
-
-
-def _record_offsets(output: Path) -> Iterator[int]:
-    for line in iterate_results(LocalStore(output), ordered=False):
-        yield json.loads(line)["pipemax"]["offset"]
 
 
 def run(num_lines: int, folder: Path) -> int:

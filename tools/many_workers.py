@@ -20,7 +20,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,17 +31,18 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "worker")]
 
 from kit.s3_server import S3Server  # noqa: E402 (the path is set above)
 from pipemax_worker.dataset.object_store import ObjectStore  # noqa: E402
-from pipemax_worker.dataset.results import iterate_results  # noqa: E402
 from pipemax_worker.dataset.s3_store import open_s3  # noqa: E402
 from synthetic_worker import (  # noqa: E402
     SyntheticWorker,
     TimedStore,
     expected_offsets,
     open_ledger,
+    record_offsets,
     write_input,
 )
 
 STEP_SECONDS = 0.5
+STARTED_WITHIN_RATIO = 0.04
 CLAIM_FOLDERS = ("ledger/claims", "ledger/done", "ledger/retries", "ledger/workers")
 MAX_COST_RATIO = 0.01
 MAX_SPREAD_RATIO = 0.02
@@ -114,6 +115,8 @@ def start_workers(uri: str, server: S3Server, path: Path, folder: Path, t: Trial
         pid = os.fork()
         if pid == 0:
             try:
+                # Pods do not start in the same moment either.
+                time.sleep(t.seconds * STARTED_WITHIN_RATIO * number / t.num_workers)
                 run_worker(uri, server, path, name, report, t)
                 os._exit(0)
             except BaseException as error:  # a forked child must not go on in the parent's code
@@ -166,9 +169,7 @@ def _disturb(left: dict[int, Process], events: list[tuple[float, Process, int]])
 
 def check_records(store: ObjectStore, path: Path) -> str | None:
     """What is wrong with the records, or None."""
-    counts = Counter(
-        json.loads(line)["pipemax"]["offset"] for line in iterate_results(store, False)
-    )
+    counts = Counter(record_offsets(store))
     expected = set(expected_offsets(path))
     if missing := expected - counts.keys():
         return f"{len(missing)} lines have no record"
@@ -188,6 +189,8 @@ class Figures:
     num_calls: int
     call_seconds: float
     num_woken: int
+    seconds_by_folder: dict[str, float]
+    calls_by_folder: dict[str, int]
 
 
 def measure(processes: list[Process], start: float) -> Figures:
@@ -211,7 +214,17 @@ def measure(processes: list[Process], start: float) -> Figures:
         num_calls=sum(sum(one["store_calls"].values()) for one in calm),
         call_seconds=sum(sum(one["store_seconds"].values()) for one in calm),
         num_woken=len(woken),
+        seconds_by_folder=_sums(one["store_seconds"] for one in calm),
+        calls_by_folder=_sums(one["store_calls"] for one in calm),
     )
+
+
+def _sums(counts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    total: defaultdict[str, Any] = defaultdict(int)
+    for one in counts:
+        for name, count in one.items():
+            total[name] += count
+    return dict(total)
 
 
 def _spread(told: Iterable[dict[str, Any]], start: float) -> float:
@@ -224,6 +237,7 @@ def report(t: Trial, f: Figures, load: float, violation: str | None) -> None:
         f"{t.num_workers} worker processes, {t.num_killed} killed, {t.num_frozen} frozen "
         f"({f.num_woken} woken before the end); {t.num_lines} lines of {t.line_bytes} bytes, "
         f"{1000 * t.line_seconds:.0f} ms each\n"
+        f"started over {t.seconds * STARTED_WITHIN_RATIO:.0f} s; "
         f"one S3 server process (moto) on loopback; {os.cpu_count()} cores, "
         f"load average {load:.1f}; {platform.python_implementation()} {platform.python_version()}\n"
         f"  time              {f.seconds:.0f} s until the last line\n"
@@ -232,8 +246,16 @@ def report(t: Trial, f: Figures, load: float, violation: str | None) -> None:
         f"{100 * f.spread_with_woken_ratio:.2f} % with those that were woken (goal: 2)\n"
         f"  store             {f.num_calls / f.seconds:.0f} calls/s by the undisturbed, "
         f"{1000 * f.call_seconds / max(1, f.num_calls):.1f} ms each\n"
+        f"                    {_by_folder(f)}\n"
         f"  computed twice    {max(0, f.num_computed - t.num_lines)} lines or more\n"
         f"  records           {violation or 'every line has exactly one'}"
+    )
+
+
+def _by_folder(f: Figures) -> str:
+    return ", ".join(
+        f"{folder} {count} ({1000 * f.seconds_by_folder[folder] / count:.0f} ms)"
+        for folder, count in sorted(f.calls_by_folder.items())
     )
 
 

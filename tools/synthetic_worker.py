@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipemax_worker.contract.clock import MonotonicClock
+from pipemax_worker.dataset.chain import RESULTS_PREFIX
 from pipemax_worker.dataset.claims import ClaimedRange, ClaimLimits, RangeClaims
 from pipemax_worker.dataset.fingerprint import build_fingerprint
 from pipemax_worker.dataset.inputs import discover_inputs
@@ -19,6 +20,7 @@ from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.object_store import ObjectStore
 from pipemax_worker.dataset.ranges import MIN_RANGE_BYTES, choose_range_bytes
 from pipemax_worker.dataset.reader import Line, RangeReader
+from pipemax_worker.dataset.records import read_records
 from pipemax_worker.dataset.segments import SegmentWriter
 
 WAIT_SECONDS = 0.2
@@ -45,6 +47,13 @@ def expected_offsets(path: Path) -> Iterator[int]:
         for line in file:
             yield offset
             offset += len(line)
+
+
+def record_offsets(store: ObjectStore) -> Iterator[int]:
+    """The lines of all records that lie in the store, doubled ones as often as they are there."""
+    for key in store.list(RESULTS_PREFIX):
+        for head, _ in read_records(key, store.get(key)):
+            yield head.pipemax.offset
 
 
 def open_ledger(store: ObjectStore, input_path: Path) -> Ledger:
