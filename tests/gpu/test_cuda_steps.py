@@ -22,7 +22,10 @@ SHAPE: dict[str, Any] = {
     "initializer_range": 0.06,
 }
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama-64": ("llama", {"num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64}),
+    "llama-64": (
+        "llama",
+        {"hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64},
+    ),
     "qwen2-128": ("qwen2", {"num_attention_heads": 14, "num_key_value_heads": 2, "head_dim": 128}),
     "qwen3-128": ("qwen3", {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 128}),
 }
@@ -101,12 +104,13 @@ def test_no_less_exact_than_transformers(folder: Path, layers: tuple[int, ...]) 
 
 
 def test_fp8_kv(folder: Path) -> None:
-    model = paged(folder, kv_dtype=torch.float8_e4m3fn)
+    """No less exact than PyTorch's kernels on the same KV type."""
+    expected = oracle(folder, torch.float32)
+    model, reference = (paged(folder, kv_dtype=torch.float8_e4m3fn) for _ in range(2))
     steps_of(model)
-    reference = paged(folder, kv_dtype=torch.float8_e4m3fn)
     for stage in reference.stages:
         stage._cuda = None
-    assert error(run(model), run(reference)) < 0.05
+    assert error(run(model), expected) <= 1.2 * error(run(reference), expected)
 
 
 def test_replayed_steps_are_those_launched(folder: Path) -> None:
@@ -116,7 +120,7 @@ def test_replayed_steps_are_those_launched(folder: Path) -> None:
         steps._uses_graphs = False
     assert torch.equal(run(captured), run(launched))
     num_graphs = sum(graph is not None for graph in steps_of(captured)[0]._graphs.values())
-    assert num_graphs >= 2
+    assert num_graphs >= 1
     for one, other in zip(captured.kv, launched.kv, strict=True):
         assert torch.equal(one[:-1], other[:-1])
 

@@ -30,15 +30,16 @@ MAX_GRAPH_PROMPTS = 16
 class PlanLimits:
     """What a stage's plans depend on besides the batch.
 
-    chunk_tokens          of one attention tile.
+    chunk_tokens          of one attention tile; None: what makes the launch shortest.
     max_partial_results   rows of attention that the workspace holds before they are merged.
     """
 
     heads_per_kv_head: int
+    num_kv_heads: int
     head_dim: int
     block_tokens: int
-    chunk_tokens: int
     max_partial_results: int
+    chunk_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ def _plan_part(num_new: Int64s, context_lens: Int64s, first_row: int, limits: Pl
     num_rows = int(num_new.sum())
     group = limits.heads_per_kv_head
     tile_rows = choose_tile_rows(num_rows, len(num_new), group, limits.head_dim)
-    chunk_tokens = choose_chunk_tokens(
-        num_new, context_lens, limits.max_partial_results, limits.chunk_tokens
+    chunk_tokens = limits.chunk_tokens or choose_chunk_tokens(
+        num_new, context_lens, group, limits.num_kv_heads, tile_rows, limits.max_partial_results
     )
     tiles = plan_tiles(num_new, context_lens, group, tile_rows, chunk_tokens)
     return Part(first_row, num_new, context_lens, tiles)

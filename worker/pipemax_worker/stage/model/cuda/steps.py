@@ -29,7 +29,7 @@ from pipemax_worker.stage.model.cuda.step_plan import (
     padded_shape,
     plan_step,
 )
-from pipemax_worker.stage.model.cuda.tiles import MIN_CHUNK_TOKENS, Int32s
+from pipemax_worker.stage.model.cuda.tiles import Int32s
 from pipemax_worker.stage.model.rope import RotaryEmbedding
 
 LOGGER = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class CudaSteps:
         self._config, self._library, self._device, self._dtype = config, library, device, dtype
         self._is_first, self._is_last = is_first, is_last
         self._uses_graphs = uses_graphs
-        self._chunk_tokens = MIN_CHUNK_TOKENS
+        self._chunk_tokens: int | None = None
         self._angles = rope.table(config.max_position_embeddings)
         self._graphs: OrderedDict[StepShape, _Graph | None] = OrderedDict()
         self._pool: Any = None
@@ -183,10 +183,11 @@ class CudaSteps:
         config = self._config
         return PlanLimits(
             heads_per_kv_head=config.num_attention_heads // config.num_key_value_heads,
+            num_kv_heads=config.num_key_value_heads,
             head_dim=config.head_dim,
             block_tokens=block_tokens,
-            chunk_tokens=self._chunk_tokens,
             max_partial_results=self._max_partial_results,
+            chunk_tokens=self._chunk_tokens,
         )
 
     def _ensure_room(self, plan: StepPlan, layout: StepLayout) -> None:

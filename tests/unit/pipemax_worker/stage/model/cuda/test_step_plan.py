@@ -20,7 +20,12 @@ from pipemax_worker.stage.model.cuda.step_plan import (
 )
 
 LIMITS = PlanLimits(
-    heads_per_kv_head=4, head_dim=64, block_tokens=4, chunk_tokens=64, max_partial_results=4096
+    heads_per_kv_head=4,
+    num_kv_heads=2,
+    head_dim=64,
+    block_tokens=4,
+    max_partial_results=4096,
+    chunk_tokens=64,
 )
 ROWS = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 40)), min_size=1, max_size=12)
 

@@ -64,17 +64,33 @@ def test_the_largest_tiles_start_first() -> None:
 
 
 class TestChunkLength:
-    def test_it_grows_until_the_partial_results_fit(self) -> None:
-        new, lengths = arrays([(1023, 1), (2047, 1)])
-        assert choose_chunk_tokens(new, lengths, 12, 256) == 256  # 4 + 8 results
-        assert choose_chunk_tokens(new, lengths, 11, 256) == 512
+    """As measured on an H200 with mean contexts of 830."""
 
-    def test_one_chunk_a_row_is_always_allowed(self) -> None:
-        new, lengths = arrays([(0, 500)])
-        assert choose_chunk_tokens(new, lengths, 10, 256) == 512
+    def chosen(self, contexts: list[int], group: int, kv_heads: int, most: int = 4096) -> int:
+        lengths = np.array(contexts, np.int64)
+        return choose_chunk_tokens(np.ones_like(lengths), lengths, group, kv_heads, 16, most)
+
+    def log_normal(self, count: int) -> list[int]:
+        lengths = np.random.RandomState(0).lognormal(0, 0.6, count)
+        return (lengths * 830 / lengths.mean()).astype(int).tolist()
+
+    def test_even_contexts_are_not_cut(self) -> None:
+        assert self.chosen([830] * 128, 7, 4) == 1024
+        assert self.chosen([830] * 32, 5, 8) == 1024
+
+    def test_long_ones_are_cut(self) -> None:
+        assert self.chosen(self.log_normal(128), 7, 4) == 1024
+        assert self.chosen(self.log_normal(32), 5, 8) in (512, 1024)
+        assert self.chosen([16000], 8, 8) in (512, 1024)
+
+    def test_partial_results_must_fit(self) -> None:
+        assert self.chosen([4000, 4000], 4, 8, most=16) == 512
+        assert self.chosen([4000, 4000], 4, 8, most=4) == 2048
+        assert self.chosen([4000, 4000], 4, 8, most=1) == 4096  # one a row is always allowed
 
     def test_nothing_to_cut(self) -> None:
-        assert choose_chunk_tokens(*arrays([]), 10, 256) == 256
+        empty = np.array([], np.int64)
+        assert choose_chunk_tokens(empty, empty, 4, 4, 16, 10) == 256
 
 
 def test_tile_heights_are_those_of_the_library() -> None:
