@@ -23,8 +23,8 @@ MIN_CHUNK_TOKENS = 256
 MICROSECONDS_PER_BLOCK = 0.02
 MICROSECONDS_PER_TOKEN_OF_LONGEST = {16: 0.004, 64: 0.01, 128: 0.02}
 """What an attention launch takes beyond reading KV: for each thread block that it starts, and for
-each token of its longest chunk, by the rows of a tile, while the other blocks are done. Fitted on an
-H200: 128 requests and 4 KV heads, 32 and 8, contexts of 830 on average, even or log-normal."""
+each token of its longest chunk, by the rows of a tile, while the other blocks are done. Fitted on
+an H200: 128 requests and 4 KV heads, 32 and 8, contexts of 830 on average, even or log-normal."""
 
 DECODE_TILE_ROWS = 16
 """Packed rows of a tile: the least of the kernel's sizes (16, 64, 128), if a request fits it."""
