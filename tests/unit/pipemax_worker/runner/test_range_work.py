@@ -1,7 +1,9 @@
 """One range on its way."""
 
 import gzip
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from kit.records import make_record
 from kit.store import ManualClock, MemoryStore
@@ -59,3 +61,33 @@ def test_progress_inside_a_compressed_file_is_not_known(tmp_path: Path) -> None:
         assert line is not None
         work.skip(line)
     assert work.bytes_done == 0
+
+
+def copies_of(*portions: list[int]) -> Iterator[list[dict[str, Any]]]:
+    return iter([[make_record(offset) for offset in portion] for portion in portions])
+
+
+def test_copies_come_into_the_chain_portion_by_portion(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"{}\n" * 4)
+    store = MemoryStore()
+    first = open_work(path, store)
+    first.writer.append(make_record(3))
+    first.writer.flush()
+    work = open_work(path, store)
+    work = RangeWork(work.input_range, work.writer, copies_of([0, 3], [], [6]))
+    counts = []
+    while work.is_copying:
+        counts.append(work.copy_portion())
+    assert counts == [1, 0, 1, 0], "a line that has a record is passed over"
+    assert work.writer.num_buffered == 2
+    lines = list(iter(work.next_line, None))
+    assert [work.has_record(line) for line in lines] == [True, True, True, False]
+
+
+def test_without_an_earlier_job_nothing_is_copied(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"{}\n")
+    work = open_work(path, MemoryStore())
+    assert not work.is_copying
+    assert work.copy_portion() == 0
