@@ -1,4 +1,4 @@
-"""Write what is generated of the chart: the CRD, and manifests/install.yaml for clusters without Helm.
+"""Write what is generated of the chart: its CRD, and manifests/install.yaml for use without Helm.
 
 python tools/generate_chart.py            write both
 python tools/generate_chart.py --check    exit 1 if a file is not what would be written

@@ -28,13 +28,24 @@ app.kubernetes.io/component: operator
 {{- end }}
 
 {{- define "pipemax.labels" -}}
-{{ include "pipemax.selectorLabels" . }}
+{{ include "pipemax.componentLabels" (list . "operator") }}
+{{- end }}
+
+{{- /* Called with (list root component). */}}
+{{- define "pipemax.componentLabels" -}}
+{{- with index . 0 -}}
+app.kubernetes.io/name: {{ include "pipemax.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- with index . 0 }}
 app.kubernetes.io/part-of: pipemax
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with .Values.commonLabels }}
 {{ toYaml . }}
+{{- end }}
 {{- end }}
 {{- end }}
 

@@ -1,0 +1,96 @@
+"""What the operator may do: what its code calls, and nothing more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kit.chart import of_kind, one, render
+
+Document = dict[str, Any]
+
+ALLOWED = {
+    ("pipemax.dev", "inferencejobs"): {"get", "list", "watch", "delete"},
+    ("pipemax.dev", "inferencejobs/status"): {"patch"},
+    ("pipemax.dev", "inferencejobs/finalizers"): {"update"},
+    ("batch", "jobs"): {"get", "list", "watch", "create", "patch", "delete"},
+    ("", "pods"): {"list", "watch"},
+    ("", "configmaps"): {"create", "patch"},
+    ("", "events"): {"create"},
+}
+
+
+def rights(role: Document) -> dict[tuple[str, str], set[str]]:
+    return {
+        (group, resource): set(rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
+def named(documents: list[Document], kind: str, name: str) -> Document:
+    return next(d for d in of_kind(documents, kind) if d["metadata"]["name"] == name)
+
+
+def test_cluster_wide() -> None:
+    documents = render()
+    role = named(documents, "ClusterRole", "pipemax-system-pipemax")
+    crds = ("apiextensions.k8s.io", "customresourcedefinitions")
+    assert rights(role) == ALLOWED | {crds: {"list", "watch"}}
+    binding = one(documents, "ClusterRoleBinding")
+    assert binding["roleRef"]["name"] == "pipemax-system-pipemax"
+    account = one(documents, "ServiceAccount")["metadata"]
+    assert binding["subjects"] == [
+        {
+            "kind": "ServiceAccount",
+            "name": account["name"],
+            "namespace": account["namespace"],
+        }
+    ]
+    assert not of_kind(documents, "Role")
+
+
+def test_namespaced() -> None:
+    documents = render({"namespaces": ["a", "b"], "rbac": {"aggregate": False}})
+    assert not of_kind(documents, "ClusterRole") + of_kind(documents, "ClusterRoleBinding")
+    roles = of_kind(documents, "Role")
+    assert [role["metadata"]["namespace"] for role in roles] == ["a", "b"]
+    assert all(rights(role) == ALLOWED for role in roles)
+    for binding in of_kind(documents, "RoleBinding"):
+        assert binding["subjects"][0]["namespace"] == "pipemax-system"
+    arguments = one(documents, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert "--namespace=a" in arguments
+    assert "--namespace=b" in arguments
+    assert "--all-namespaces" not in arguments
+
+
+def test_no_role_at_all_where_they_are_made_elsewhere() -> None:
+    documents = render({"rbac": {"create": False, "aggregate": False}})
+    assert not [d for d in documents if "Role" in d["kind"]]
+
+
+def test_nothing_reads_secrets() -> None:
+    for values in ({}, {"namespaces": ["a"]}):
+        documents = render(values)
+        for role in of_kind(documents, "Role") + of_kind(documents, "ClusterRole"):
+            assert not {"secrets", "*"} & {resource for _, resource in rights(role)}
+            assert all("*" not in given for given in rights(role).values())
+
+
+def test_viewers_and_editors_get_inference_jobs() -> None:
+    documents = render()
+    view = named(documents, "ClusterRole", "pipemax-system-pipemax-view")
+    edit = named(documents, "ClusterRole", "pipemax-system-pipemax-edit")
+    prefix = "rbac.authorization.k8s.io/aggregate-to"
+    assert view["metadata"]["labels"][f"{prefix}-view"] == "true"
+    assert edit["metadata"]["labels"][f"{prefix}-edit"] == "true"
+    assert rights(view)["pipemax.dev", "inferencejobs"] == {"get", "list", "watch"}
+    assert ("pipemax.dev", "inferencejobs/status") not in rights(edit)
+
+
+def test_another_account_is_bound_where_it_is_named() -> None:
+    documents = render({"serviceAccount": {"create": False, "name": "own"}})
+    assert not of_kind(documents, "ServiceAccount")
+    assert one(documents, "ClusterRoleBinding")["subjects"][0]["name"] == "own"
+    pod = one(documents, "Deployment")["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "own"
