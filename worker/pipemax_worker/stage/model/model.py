@@ -111,6 +111,7 @@ class LMHead:
     ) -> None:
         """``embedding``: this stage's, if it has one; a tied head on a GPU shares its memory."""
         self._eps = config.rms_norm_eps
+        self._vocab_size = config.vocab_size
         self._norm = weights.read("model.norm.weight", config.hidden_size)
         shape = (config.vocab_size, config.hidden_size)
         self.weight_bytes = self._norm.nbytes
@@ -124,6 +125,8 @@ class LMHead:
             self.weight_bytes += self._projection.weight_bytes
 
     def __call__(self, hidden: torch.Tensor, rows: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        if len(rows) == 0:  # a prompt's chunk that is not its last
+            return hidden.new_empty(0, self._vocab_size, dtype=torch.float32)
         normed = kernels.rms_norm(hidden[rows], self._norm, self._eps)
         return self._projection.in_float32(normed)  # [num_sampled, vocab]
 

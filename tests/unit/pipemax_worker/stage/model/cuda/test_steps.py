@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from kit.flashinfer_emulator import emulated_flashinfer
 from kit.models import save_model
 from kit.paged_model import CPU, PagedModel
+from pipemax_worker.contract.messages import ScheduledRequest
+from pipemax_worker.contract.transfers import pack_int32
+from pipemax_worker.stage.batch import build_batch
 from pipemax_worker.stage.model.cuda.step_plan import MAX_GRAPH_PROMPTS
 from pipemax_worker.stage.model.cuda.steps import CudaSteps
 from pipemax_worker.stage.model.cuda.trial import passes_trial
@@ -103,6 +106,14 @@ def test_any_steps(folder: Path, sizes: list[list[int]]) -> None:
         for k, step in enumerate(sizes)
     ]
     assert_same(folder, [step for step in steps if step])
+
+
+def test_a_step_that_samples_nothing(folder: Path) -> None:
+    model = emulated(folder, (4,))
+    row = ScheduledRequest(0, 0, 5, None, pack_int32([1, 2]), False)
+    batch = build_batch([row], model.block_tokens, CPU)
+    leaving = model.stages[0].forward(torch.tensor(tokens(5)), batch, model.kv[0])
+    assert leaving.shape == (0, model.config.vocab_size)
 
 
 def test_room_grows_with_the_steps(folder: Path) -> None:
