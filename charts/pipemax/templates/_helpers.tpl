@@ -90,7 +90,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   "gpu_affinity" $worker.gpuAffinity
   "gpus_for_cpu_jobs" ($worker.gpusForCpuJobs | int64)
   "node_loss_seconds" ($worker.nodeLossSeconds | int64)
-  "poll_seconds" $worker.pollSeconds
+  "poll_seconds" ($worker.pollSeconds | float64)
 }}
 {{- toJson $settings }}
 {{- end }}
