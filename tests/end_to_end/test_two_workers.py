@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 
 import pytest
@@ -57,7 +56,8 @@ def test_whoever_comes_later_takes_over_from_one_that_was_killed(
         first.wait_for_requests(3)
         second = stack.enter_context(RunningJob(shared_job))
         second.progress()  # it is on its way; whether it has a range by now is left to chance
-        os.kill(first.driver_id, signal.SIGKILL)
+        first.process.kill()
+        assert first.end() == -signal.SIGKILL
         third = stack.enter_context(RunningJob(shared_job))
         assert second.end() == 0, second.said
         assert third.end() == 0, third.said
