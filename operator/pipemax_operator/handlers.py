@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import time
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from pipemax_operator.settings import OperatorSettings
 logger = logging.getLogger(__name__)
 
 METRICS_PORT_VARIABLE = "PIPEMAX_METRICS_PORT"
+SCANNING_VARIABLE = "PIPEMAX_SCANNING"
 
 
 class Operator:
@@ -68,6 +70,8 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 30
     settings.queueing.worker_limit = 50
+    # A Role cannot watch CRDs and namespaces: the chart says so where it gives no more.
+    settings.scanning.disabled = os.environ.get(SCANNING_VARIABLE) == "disabled"
     memo.operator = Operator(await KubernetesCluster.connect(), OperatorSettings.from_environment())
 
 
