@@ -11,7 +11,7 @@ from kit.processes import RunningJob
 
 NUM_FILES = 6
 LINES_PER_FILE = 8
-SPEC = {"sampling": {"temperature": 0, "maxTokens": 60}}
+SPEC = {"sampling": {"temperature": 0, "maxTokens": 40}}
 SLOW = {"engine.maxNumRequests": 1, "engine.lookAhead": 4}
 
 
