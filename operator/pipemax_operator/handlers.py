@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import kopf
+from prometheus_client import start_http_server
 
 from pipemax_operator import names
 from pipemax_operator.cluster import KubernetesCluster
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 METRICS_PORT_VARIABLE = "PIPEMAX_METRICS_PORT"
 SCANNING_VARIABLE = "PIPEMAX_SCANNING"
 
+# A queue that has not turned for this long hangs; it turns every few seconds, busy or not.
+MAX_SILENCE_SECONDS = 60.0
+
 
 class Operator:
     """What lives as long as the process."""
@@ -40,6 +44,10 @@ class Operator:
         self.reconciler = Reconciler(cluster, settings, lambda: datetime.now(UTC), self.metrics)
         self.requeue = Requeue(self._reconcile, time.monotonic)
         self.task = asyncio.create_task(self.requeue.run())
+        port = os.environ.get(METRICS_PORT_VARIABLE)
+        self._server = (
+            start_http_server(int(port), registry=self.metrics.registry)[0] if port else None
+        )
 
     def changed(self, namespace: str | None, name: str) -> None:
         """An event about a job or one of its children."""
@@ -53,6 +61,9 @@ class Operator:
         self.task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self.task
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
         await self.cluster.close()
 
 
@@ -103,5 +114,9 @@ async def pod_changed(
 
 @kopf.on.probe(id="last_reconcile_age_seconds")
 async def last_reconcile_age(memo: kopf.Memo, **_: Any) -> float:
-    """How long ago the queue last turned: it turns every few seconds, with or without events."""
-    return float(memo.operator.requeue.idle_seconds())
+    """How long ago the queue last turned. Raises when it hangs: then the probe fails, and the
+    kubelet starts the operator again."""
+    age = float(memo.operator.requeue.idle_seconds())
+    if age > MAX_SILENCE_SECONDS:
+        raise kopf.PermanentError(f"the queue has not turned for {age:.0f} s")
+    return age
