@@ -13,6 +13,7 @@ those of a store in production; ``test_s3_store`` proves it with 16 concurrent c
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -84,8 +85,12 @@ def _one_at_a_time(application: Callable[..., Iterable[bytes]]) -> Callable[...,
     lock = threading.Lock()
 
     def serialised(environment: Mapping[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        # The body is read before: a client frozen while it sends must not hold up the others.
+        stream, length = environment["wsgi.input"], int(environment.get("CONTENT_LENGTH") or 0)
+        is_terminated = environment.get("wsgi.input_terminated", False)
+        body = io.BytesIO(stream.read() if is_terminated else stream.read(length))
         with lock:
-            return list(application(environment, start))
+            return list(application({**environment, "wsgi.input": body}, start))
 
     return serialised
 
