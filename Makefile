@@ -86,6 +86,10 @@ control-plane: $(VENV)/.dev ## Build etcd and Kubernetes for the tests, once (si
 .PHONY: test
 test: $(VENV)/.dev lint types walls control-plane unit ## Set up, then lint, types, walls, all tests
 
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## 100,000 lines as nobody should write them, from reader to record
+	@PIPEMAX_FUZZED_LINES=100000 $(BIN)/pytest -q tests/end_to_end/test_fuzzed_lines.py
+
 .PHONY: lint
 lint: $(VENV)/.dev ## ruff: lint and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

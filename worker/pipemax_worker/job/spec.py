@@ -96,7 +96,7 @@ class InferenceJobSpec(Section):
 
     resume_from: FolderUri | None = None
     """Output of an earlier job with the same model, sampling and input: its records that succeeded
-    are copied and count as done, the rest is run. Absent: only what lies at the job's own output."""
+    are copied and count as done, the rest is run. Absent: what lies at the job's own output."""
 
     credentials: CredentialsSpec | None = None
     scheduling: SchedulingSpec = Field(default_factory=SchedulingSpec)

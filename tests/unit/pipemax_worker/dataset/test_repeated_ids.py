@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipemax_worker.dataset.repeated_ids import (
     IdPartitions,
@@ -49,6 +49,7 @@ def find_by_dictionary(lines: list[Line]) -> RepeatReport:
     return RepeatReport(len(repeats), tuple(repeats[:5]))
 
 
+@settings(deadline=None)
 @given(
     lines=st.lists(st.tuples(st.sampled_from("abcdefgh\ud800é"), st.booleans()), max_size=60),
     num_partitions=st.integers(1, 5),

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kit.records import make_failed_record, make_record
 from kit.store import ManualClock, MemoryStore
@@ -241,6 +241,7 @@ def test_no_interleaving_loses_doubles_or_replaces_a_record() -> None:
         assert run_interleaving(seed) is None, f"seed {seed}"
 
 
+@settings(deadline=None)
 @given(st.integers(10**6, 10**9))
 def test_nor_does_one_that_hypothesis_picks(seed: int) -> None:
     assert run_interleaving(seed) is None
