@@ -105,7 +105,10 @@ def test_from_apply_to_records(job: RealNodeJob, nodes: Nodes) -> None:
     assert pod["spec"]["nodeName"] == node.name
     assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
     eventually(job, reaches(job, "Running"))
+    job.note("Running")
     metrics, rows = watch_to_the_end(job, pod)
+    job.note("Complete")
+    print(*rows, sep="\n")
     assert metrics["pipemax_tokens_total"] > 0
     assert metrics["pipemax_kv_blocks"] > 0
     assert any(row.split()[1] == "Running" and row.split()[2] != "0%" for row in rows), rows
@@ -116,6 +119,7 @@ def test_from_apply_to_records(job: RealNodeJob, nodes: Nodes) -> None:
     assert not list(node.own_nvme().iterdir()), "nothing is parked when all is done"
     eventually(job, lambda: "No resources" in job.row() or not job.row())
     eventually(job, lambda: not job.pods())
+    job.note("gone by its TTL")
     job.check_answers()
 
 
@@ -135,32 +139,23 @@ def watch_to_the_end(job: RealNodeJob, pod: Document) -> tuple[dict[str, float],
     return metrics, rows
 
 
-def test_a_killed_worker_is_replaced(job: RealNodeJob, nodes: Nodes) -> None:
-    node = nodes["a"]
-    job.apply(job.document(node.nvme, stages=2, scheduling=pin_to(node), engine=SLOW))
-    eventually(job, runs_with_records(job, 1))
-    assert node.kill_workers() == 1
-    eventually(job, lambda: any(exit_code(pod) == 137 for pod in job.pods()))
-    done = eventually(job, reaches(job, "Complete"))
-    assert done["progress"]["summary"] == SUMMARY
-    assert done["attempt"] == 2
-    job.check_answers()
-
-
 def test_suspended_kv_is_parked_and_taken_up(job: RealNodeJob, nodes: Nodes) -> None:
     node = nodes["a"]
     job.apply(job.document(node.nvme, stages=2, scheduling=pin_to(node), engine=SLOW))
     eventually(job, runs_with_records(job, 1))
     with job.watching_exit_codes() as exit_codes:
         job.patch({"suspend": True})
+        job.note("told to suspend")
         eventually(job, reaches(job, "Suspended"))
         eventually(job, lambda: not job.pods())
         eventually(job, lambda: 75 in exit_codes())
+    job.note("parked")
     assert list(node.own_nvme().rglob("park.json"))
     assert job.num_records() < NUM_REQUESTS
     job.patch({"suspend": False})
     pod = eventually(job, lambda: [one for one in job.pods() if one["status"].get("podIP")])[0]
     metrics, _ = watch_to_the_end(job, pod)
+    job.note("Complete")
     assert metrics['pipemax_tokens_total{kind="restored"}'] > 0
     job.check_answers()
     assert not list(node.own_nvme().iterdir())
@@ -171,20 +166,30 @@ def test_a_missing_input_is_told_within_a_minute(job: RealNodeJob, nodes: Nodes)
     missing = {"uri": f"hostPath://{job.input}/none/*.jsonl"}
     job.apply(job.document(node.nvme, stages=2, scheduling=pin_to(node), input=missing))
     failed = eventually(job, reaches(job, "Failed"), 60)
+    job.note("Failed")
     assert condition(failed, "Failed")["reason"] == "InputNotFound"
 
 
-def test_a_lost_node(job: RealNodeJob, nodes: Nodes) -> None:
-    lost = nodes["b"]
+def test_a_killed_worker_and_a_lost_node(job: RealNodeJob, nodes: Nodes) -> None:
+    """One test for both: each waits a minute until the dead worker's silence is noticed."""
+    kept, lost = nodes["a"], nodes["b"]
     job.apply(job.document(lost.nvme, stages=2, nodes=2, engine=SLOW))
     pods = eventually(job, lambda: all_running(job, 2))
     assert {pod["spec"]["nodeName"] for pod in pods} == {node.name for node in nodes.values()}
     eventually(job, runs_with_records(job, 2))
+    assert kept.kill_workers() == 1
+    eventually(job, lambda: any(exit_code(pod) == 137 for pod in job.pods()))
     lost.crash()
+    job.note("worker killed, node lost")
+    replaced = eventually(job, lambda: [pod for pod in job.pods() if is_new(pod, pods)])[0]
+    job.note("worker replaced")
+    assert replaced["spec"].get("nodeName", kept.name) == kept.name
     done = eventually(job, reaches(job, "Complete"), 200)
+    job.note("Complete")
     assert done["progress"]["summary"] == SUMMARY
     job.check_answers()
     lost.start()
+    job.note("node is back")
     eventually(job, lambda: all(is_over(pod) for pod in job.pods()))
     assert job.status()["phase"] == "Complete"
     job.check_answers()
@@ -195,6 +200,10 @@ def exit_code(pod: Document) -> int | None:
         if ended := container["state"].get("terminated"):
             return int(ended["exitCode"])
     return None
+
+
+def is_new(pod: Document, before: list[Document]) -> bool:
+    return pod["metadata"]["uid"] not in {one["metadata"]["uid"] for one in before}
 
 
 def is_over(pod: Document) -> bool:

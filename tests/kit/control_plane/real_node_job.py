@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,7 +87,12 @@ class RealNodeJob:
         return document
 
     def apply(self, document: Document) -> None:
+        self._applied_seconds = time.monotonic()
         self.plane.kubectl("apply", "-n", self.namespace, "-f", "-", stdin=yaml.safe_dump(document))
+
+    def note(self, event: str) -> None:
+        """For `pytest -rP`: when it happened, since the job was applied."""
+        print(f"{time.monotonic() - self._applied_seconds:6.1f} s  {event}")
 
     def patch(self, spec: Document) -> None:
         self._command("patch", "ij", self.name, "--type=merge", "-p", json.dumps({"spec": spec}))
