@@ -25,7 +25,7 @@ NUM_FILES = 3
 LINES_PER_FILE = 8
 NUM_LINES = NUM_FILES * LINES_PER_FILE
 SETTINGS = {
-    "sampling": {"temperature": 0, "maxTokens": 48},
+    "sampling": {"temperature": 0},
     "parallelism.stagesPerNode": 2,
     "engine.maxNumRequests": 4,
     "engine.lookAhead": 16,
@@ -35,8 +35,13 @@ Answers = dict[str, str]
 
 
 def write_inputs(job: JobFolder) -> None:
+    """Answers of different lengths: at any moment some requests are in the middle of theirs."""
     for number in range(NUM_FILES):
-        job.write_input(text_lines(LINES_PER_FILE, f"{number}-"), f"{number}.jsonl")
+        lines = [
+            text_lines(index + 1, f"{number}-", max_tokens=30 + 17 * index % 40)[index]
+            for index in range(LINES_PER_FILE)
+        ]
+        job.write_input(lines, f"{number}.jsonl")
 
 
 def write_job(job: JobFolder, changes: Mapping[str, Any] | None = None) -> None:
