@@ -78,6 +78,9 @@ class Batch:
 
     device: torch.device
     host: HostIndices
+    fed_back: Indices | None = None
+    """[num_tokens] Where on the device (``device_tokens``) the ids of tokens are that the host does
+    not know yet; -1 for all others. None: it knows all."""
 
     @property
     def num_tokens(self) -> int:

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import torch
@@ -32,6 +32,7 @@ from pipemax_worker.contract.messages import (
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.errors import PipemaxError, StageDiedError
 from pipemax_worker.stage.channel import ActivationChannel, ZmqChannel
+from pipemax_worker.stage.device_tokens import DeviceTokens
 from pipemax_worker.stage.feedback import FeedbackReceiver, FeedbackSender
 from pipemax_worker.stage.kv.device import KV_DTYPES, DeviceKVCache
 from pipemax_worker.stage.kv.host import HostKVCache
@@ -153,6 +154,7 @@ def run_stage(
             sampler=_build_sampler(config, model_config, device) if is_last else None,
             feedback=feedback,
             send_event=send_event,
+            **_overlap_of(model),
         )
         gc.freeze()  # what is loaded stays: no collection need look at it (or unshare its pages)
         send_event(
@@ -170,6 +172,14 @@ def run_stage(
             tiers.nvme.park()
         tiers.remove_nvme_file = not is_parked
         channel.close()
+
+
+def _overlap_of(model: LoadedModel) -> dict[str, Any]:
+    """What lets the runner launch ahead, for a model that computes while the host goes on."""
+    if not (isinstance(model, StageModel) and model.overlaps):
+        return {}
+    ring = model.token_ring
+    return {"overlaps": True, "device_tokens": None if ring is None else DeviceTokens(ring)}
 
 
 def _build_sampler(config: StageConfig, model_config: ModelConfig, device: torch.device) -> Sampler:
@@ -207,7 +217,17 @@ class ZmqInbox:
         ready = dict(poller.poll())
         if self._socket not in ready:
             return None
-        message: StageInput | Shutdown = STAGE_INPUT_DECODER.decode(self._socket.recv())
+        return self._decode(self._socket.recv())
+
+    def receive_now(self) -> StageInput | Shutdown | None:
+        try:
+            return self._decode(self._socket.recv(zmq.NOBLOCK))
+        except zmq.Again:
+            return None
+
+    @staticmethod
+    def _decode(frame: bytes) -> StageInput | Shutdown:
+        message: StageInput | Shutdown = STAGE_INPUT_DECODER.decode(frame)
         return message
 
 

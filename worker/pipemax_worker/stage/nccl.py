@@ -45,8 +45,7 @@ class NcclChannel:
         hidden = torch.empty(num_tokens, self._hidden_size, dtype=self._dtype, device=self._device)
         work = dist.irecv(hidden, self._stage - 1)
         assert work is not None
-        work.wait()
-        torch.cuda.current_stream(self._device).synchronize()
+        work.wait()  # the current stream's work waits, the host does not
         return hidden
 
     def close(self) -> None:
@@ -59,6 +58,7 @@ class NcclChannel:
         """NCCL connects a pair at its first use, by both ends: do it now, down the chain."""
         if self._stage > 0:
             self.receive(1, -1)
+            torch.cuda.synchronize(self._device)
         if self._stage < self._num_stages - 1:
             hello = torch.zeros(1, self._hidden_size, dtype=self._dtype, device=self._device)
             self.send(hello, -1)

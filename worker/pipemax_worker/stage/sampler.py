@@ -91,6 +91,19 @@ class Sampler:
             sampled.append(SampledToken(request.request_id, token_id, logprobs, error))
         return sampled
 
+    @torch.inference_mode()
+    def launch(self, request_ids: Sequence[int], logits: torch.Tensor) -> LaunchedTokens | None:
+        """What :meth:`sample` does, without waiting for the device: the tokens become part of their
+        requests' output when they are finished. None if a row is more than plainly greedy.
+
+        Requests may be launched again before they are finished: being plainly greedy does not end
+        with a further token.
+        """
+        requests = [self._request(request_id) for request_id in request_ids]
+        if all(request.is_simple for request in requests):
+            return LaunchedTokens(requests, logits.argmax(dim=-1))
+        return None
+
     def _choose(
         self,
         requests: Sequence[RequestSampler],
@@ -125,6 +138,23 @@ class Sampler:
             ) from None
 
 
+class LaunchedTokens:
+    """Tokens on their way from the device. ``on_device`` [num_requests] int64."""
+
+    def __init__(self, requests: Sequence[RequestSampler], on_device: torch.Tensor) -> None:
+        self._requests = requests
+        self.on_device = on_device
+        self._on_host = on_device.to("cpu", non_blocking=True)
+
+    def finish(self) -> list[SampledToken]:
+        """Once the device is through with all that was launched up to them."""
+        token_ids = self._on_host.tolist()
+        for request, token_id in zip(self._requests, token_ids, strict=True):
+            request.record(token_id)
+        pairs = zip(self._requests, token_ids, strict=True)
+        return [SampledToken(request.request_id, token_id) for request, token_id in pairs]
+
+
 class RequestSampler:
     """One request's parameters, seed and history."""
 
@@ -144,6 +174,12 @@ class RequestSampler:
         return self._params.temperature == 0.0 and self._penalties.is_neutral(
             self._num_output_tokens
         )
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether that token's id is all there is to know, now and for the tokens after it."""
+        params = self._params
+        return self.is_plain_greedy and params.logprobs is None and params.grammar is None
 
     def record(self, token_id: int) -> None:
         """Append an output token."""

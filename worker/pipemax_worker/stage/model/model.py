@@ -65,6 +65,17 @@ class StageModel:
             total += self._embedding.nbytes
         return total + (0 if self._head is None else self._head.weight_bytes)
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a forward is launched without waiting for the one before it."""
+        return self._cuda is not None
+
+    @property
+    def token_ring(self) -> torch.Tensor | None:
+        """Where a stage that is first and last finds tokens that it has just sampled
+        (``device_tokens``)."""
+        return None if self._cuda is None else self._cuda.token_ring
+
     @torch.inference_mode()
     def forward(
         self, hidden_or_token_ids: torch.Tensor, batch: Batch, kv: torch.Tensor

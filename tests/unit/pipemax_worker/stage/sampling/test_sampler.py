@@ -190,3 +190,43 @@ class TestInvariants:
 
     def test_no_rows(self) -> None:
         assert Sampler(VOCAB_SIZE, CPU).sample([], torch.zeros(0, VOCAB_SIZE)) == []
+
+
+class TestLaunch:
+    """Tokens chosen without waiting are those that waiting would have chosen."""
+
+    def test_plain_greedy_rows(self) -> None:
+        logits = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+        samplers = [Sampler(8, torch.device("cpu")) for _ in range(2)]
+        for sampler in samplers:
+            for request_id in range(3):
+                params = SamplingParams(max_tokens=9, temperature=0.0)
+                sampler.add(NewRequest(request_id, b"", b"", params, 0))
+        launched = samplers[0].launch([0, 1, 2], logits)
+        assert launched is not None
+        assert launched.on_device.tolist() == logits.argmax(-1).tolist()
+        assert launched.finish() == samplers[1].sample([0, 1, 2], logits)
+
+    def test_a_token_of_a_request_that_is_gone(self) -> None:
+        """It was launched ahead of the end of its text."""
+        sampler = Sampler(8, torch.device("cpu"))
+        sampler.add(NewRequest(5, b"", b"", SamplingParams(max_tokens=9, temperature=0.0), 0))
+        launched = sampler.launch([5], torch.eye(8)[3:4])
+        sampler.remove(5)
+        assert launched is not None
+        assert [token.token_id for token in launched.finish()] == [3]
+
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {"temperature": 1.0},
+            {"logprobs": 0},
+            {"repetition_penalty": 1.5},
+            {"stop_token_ids": (2,), "min_tokens": 4},
+        ],
+    )
+    def test_rows_that_need_the_host(self, more: dict[str, Any]) -> None:
+        sampler = Sampler(8, torch.device("cpu"))
+        params = SamplingParams(**{"max_tokens": 9, "temperature": 0.0, **more})
+        sampler.add(NewRequest(5, pack_int32([1]), b"", params, 0))
+        assert sampler.launch([5], torch.zeros(1, 8)) is None

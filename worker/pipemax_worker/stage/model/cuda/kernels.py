@@ -48,6 +48,7 @@ class FlashInferKernels:
         self._library, self._workspace, self._layout = library, workspace, layout
         num_rows = layout.shape.num_rows
         self.token_ids = self._words("token_ids")
+        self.fed_back = self._words("fed_back")
         self.source_rows = self._words("source_rows")
         self.sample_rows = self._words("sample_rows")
         self._positions = self._words("positions")

@@ -13,12 +13,12 @@ from functools import cached_property
 import numpy as np
 
 from pipemax_worker.stage.model.cuda.step_plan import Part, PartShape, StepPlan, StepShape
-from pipemax_worker.stage.model.cuda.tiles import Int32s
+from pipemax_worker.stage.model.cuda.tiles import Int32s, Int64s
 
 ALIGNMENT_WORDS = 4
 """Kernels read some tables sixteen bytes at a time."""
 
-ROW_REGIONS = ("token_ids", "source_rows", "positions", "slots", "offsets")
+ROW_REGIONS = ("token_ids", "fed_back", "source_rows", "positions", "slots", "offsets")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Region:
 class StepLayout:
     """Where the words of a step of ``shape`` lie. ``pages`` come last: their number is not fixed.
 
-    token_ids     of each row (first stage).
+    token_ids     of each row (first stage); ``fed_back``: where in the ring of sampled tokens it
+                  is instead, or -1.
     source_rows   the batch's row of each row: padding repeats row 0.
     positions, slots, offsets   of each row's KV; padding writes to the scratch slot.
     sample_rows   rows whose logits are wanted, among the padded ones.
@@ -105,6 +106,7 @@ def pack_step(
     plan: StepPlan,
     layout: StepLayout,
     token_ids: Int32s | None,
+    fed_back: Int64s | None,
     block_tokens: int,
     scratch_slot: int,
     words: Int32s,
@@ -115,6 +117,8 @@ def pack_step(
     padded = _PaddedRows(plan, shape)
     if token_ids is not None:
         padded.put(words[layout["token_ids"].slice], token_ids, 0)
+    if fed_back is not None:
+        padded.put(words[layout["fed_back"].slice], fed_back, -1)
     padded.put(words[layout["source_rows"].slice], np.arange(num_rows, dtype=np.int32), 0)
     padded.put(words[layout["positions"].slice], host.positions, 0)
     padded.put(words[layout["slots"].slice], host.slots, scratch_slot)

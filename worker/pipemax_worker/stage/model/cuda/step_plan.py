@@ -88,6 +88,8 @@ class StepShape:
     decode: PartShape
     prompts: PartShape
     num_sampled: int
+    is_fed_back: bool = False
+    """Whether some token ids are on the device already."""
 
     @property
     def num_rows(self) -> int:

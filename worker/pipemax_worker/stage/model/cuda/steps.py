@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.stage.batch import Batch
+from pipemax_worker.stage.device_tokens import RING_ROWS
 from pipemax_worker.stage.model.cuda.kernels import FlashInferKernels, Workspace
 from pipemax_worker.stage.model.cuda.library import FlashInfer
 from pipemax_worker.stage.model.cuda.step_inputs import StepLayout, pack_step
@@ -38,6 +39,7 @@ MAX_GRAPHS = 192
 MAX_PARTIAL_RESULTS = 4096
 FIRST_WORDS = 1 << 16
 FIRST_ROWS = 2048
+MAX_SAMPLED = 2048
 
 Forward = Callable[[torch.Tensor, FlashInferKernels, torch.Tensor], torch.Tensor]
 """(token ids or hidden states, kernels, rows to sample) -> hidden states or logits."""
@@ -77,6 +79,10 @@ class CudaSteps:
         self._words = np.zeros(0, np.int32)
         self._staging = torch.empty(0, dtype=torch.int32)
         self._entering = torch.empty(0, config.hidden_size, dtype=dtype, device=device)
+        self.token_ring: torch.Tensor | None = None
+        """See ``device_tokens``: for a stage that is first and last."""
+        if is_first and is_last:
+            self.token_ring = torch.zeros(RING_ROWS, MAX_SAMPLED, dtype=torch.int32, device=device)
         self._allocate(FIRST_ROWS, FIRST_WORDS, MAX_PARTIAL_RESULTS)
 
     @torch.inference_mode()
@@ -88,13 +94,14 @@ class CudaSteps:
         shape = padded_shape(plan)
         if not shape.can_be_captured:
             shape = exact_shape(plan)
+        shape = replace(shape, is_fed_back=batch.fed_back is not None)
         layout = StepLayout(shape)
         self._ensure_room(plan, layout)
         if self._is_first:
             token_ids = entering.cpu().to(torch.int32).numpy()
-            self._send_words(plan, layout, token_ids, batch.block_tokens, kv.shape[0] - 1)
+            self._send_words(plan, layout, batch, token_ids, kv.shape[0] - 1)
         else:
-            self._send_words(plan, layout, None, batch.block_tokens, kv.shape[0] - 1)
+            self._send_words(plan, layout, batch, None, kv.shape[0] - 1)
             self._entering[: entering.shape[0]].copy_(entering)
         leaving = self._run_shape(forward, shape, layout)
         return self._without_padding(leaving, plan, shape)
@@ -105,7 +112,7 @@ class CudaSteps:
         plan = plan_step(batch.host, self._limits(batch.block_tokens))
         layout = StepLayout(exact_shape(plan))
         self._ensure_room(plan, layout)
-        self._send_words(plan, layout, None, batch.block_tokens, 0)
+        self._send_words(plan, layout, batch, None, 0)
         return self._kernels(layout)
 
     def _run_shape(self, forward: Forward, shape: StepShape, layout: StepLayout) -> torch.Tensor:
@@ -126,6 +133,9 @@ class CudaSteps:
         kernels = self._kernels(layout)
         if self._is_first:
             entering = kernels.token_ids
+            if layout.shape.is_fed_back and self.token_ring is not None:
+                fed_back = self.token_ring.view(-1).index_select(0, kernels.fed_back.clamp(min=0))
+                entering = torch.where(kernels.fed_back >= 0, fed_back, entering)
         else:
             entering = self._entering.index_select(0, kernels.source_rows)
         return forward(entering, kernels, kernels.sample_rows)
@@ -159,12 +169,14 @@ class CudaSteps:
         self,
         plan: StepPlan,
         layout: StepLayout,
+        batch: Batch,
         token_ids: Int32s | None,
-        block_tokens: int,
         scratch_slot: int,
     ) -> None:
         self._sent.synchronize()  # the words of the step before have left the host
-        num_words = pack_step(plan, layout, token_ids, block_tokens, scratch_slot, self._words)
+        num_words = pack_step(
+            plan, layout, token_ids, batch.fed_back, batch.block_tokens, scratch_slot, self._words
+        )
         self._workspace.words[:num_words].copy_(self._staging[:num_words], non_blocking=True)
         self._sent.record()
 
