@@ -35,6 +35,7 @@ CRD_HEADER = """\
 """
 INSTALL_HEADER = f"""\
 # PipeMax without Helm: `kubectl apply --server-side -f manifests/install.yaml`.
+# `kubectl delete -f` takes the CustomResourceDefinition along, and with it every InferenceJob.
 # Rendered from charts/pipemax by tools/generate_chart.py; do not edit.
 apiVersion: v1
 kind: Namespace

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +74,9 @@ def installed(plane: ControlPlane, *flags: str) -> Iterator[str]:
 
 
 @contextmanager
-def operator_of_the_chart(plane: ControlPlane, folder: Path) -> Iterator[OperatorProcess]:
+def operator_of_the_chart(
+    plane: ControlPlane, folder: Path, metrics_port: int = 0
+) -> Iterator[OperatorProcess]:
     """The operator with the arguments and variables of its Deployment, and the token of its
     service account: what it may not do there, it may not do here."""
     deployment = plane.get("deployment", "pipemax", "-n", SYSTEM)["spec"]["template"]["spec"]
@@ -82,7 +86,7 @@ def operator_of_the_chart(plane: ControlPlane, folder: Path) -> Iterator[Operato
     kubeconfig = folder / "operator.kubeconfig"
     write_kubeconfig(kubeconfig, plane.server, token, plane.certificate)
     scopes = [a.partition("=")[2] for a in container["args"] if a.startswith("--namespace=")]
-    variables = environment(container) | {"PIPEMAX_METRICS_PORT": "0"}
+    variables = environment(container) | {"PIPEMAX_METRICS_PORT": str(metrics_port)}
     operator = OperatorProcess(plane, folder, *scopes, environment=variables, kubeconfig=kubeconfig)
     operator.start()
     try:
@@ -138,9 +142,14 @@ def test_helm_installs_it_and_says_what_to_do_next(plane: ControlPlane) -> None:
 def test_the_charts_own_account_takes_a_job_to_its_end(
     plane: ControlPlane, node: StandInNode, tmp_path: Path
 ) -> None:
-    with installed(plane), operator_of_the_chart(plane, tmp_path) as operator:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    with installed(plane), operator_of_the_chart(plane, tmp_path, port) as operator:
         apply(plane, "jobs-a")
         run_to_the_end(plane, "jobs-a", node)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+            assert b'pipemax_jobs{namespace="jobs-a",phase="Complete"} 1.0' in page.read()
         patch = '{"spec": {"ttlSecondsAfterFinished": 1}}'
         plane.kubectl("patch", "ij", "reviews", "-n", "jobs-a", "--type=merge", "-p", patch)
         eventually(lambda: not plane.get("ij", "-n", "jobs-a")["items"])
@@ -150,24 +159,24 @@ def test_the_charts_own_account_takes_a_job_to_its_end(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(("resource", "verb"), [("configmaps", "patch"), ("pods", "list")])
 def test_a_right_that_lacks_is_named_in_the_log_until_it_is_given(
-    plane: ControlPlane, node: StandInNode, tmp_path: Path
+    plane: ControlPlane, node: StandInNode, tmp_path: Path, resource: str, verb: str
 ) -> None:
     with installed(plane):
         role = plane.get("clusterrole", f"{SYSTEM}-pipemax")
-        lacking = [rule for rule in role["rules"] if rule["resources"] != ["configmaps"]]
+        lacking = [rule for rule in role["rules"] if rule["resources"] != [resource]]
         plane.kubectl("replace", "-f", "-", stdin=yaml.safe_dump({**role, "rules": lacking}))
         with operator_of_the_chart(plane, tmp_path) as operator:
             apply(plane, "jobs-a")
 
             def line() -> str | None:
                 lines = operator.log.read_text(encoding="utf-8").splitlines()
-                return next((one for one in lines if "cannot patch resource" in one), None)
+                return next((one for one in lines if "jobs-a/reviews: tried again" in one), None)
 
             said = eventually(line)
-            assert "jobs-a/reviews" in said
-            assert f"system:serviceaccount:{SYSTEM}:pipemax" in said
-            assert 'resource "configmaps"' in said
+            account = f'User "system:serviceaccount:{SYSTEM}:pipemax"'
+            assert f'{account} cannot {verb} resource "{resource}"' in said
             plane.helm("upgrade", "pipemax", str(CHART), "-n", SYSTEM, *QUICK, "--force-conflicts")
             run_to_the_end(plane, "jobs-a", node)
 
@@ -277,11 +286,11 @@ def test_the_api_server_takes_the_examples(plane: ControlPlane, name: str) -> No
         assert said == f"inferencejob.pipemax.dev/{name} created (server dry run)\n"
 
 
-def test_install_yaml_needs_no_helm(plane: ControlPlane) -> None:
+def test_the_api_server_takes_install_yaml(plane: ControlPlane) -> None:
     path = str(ROOT / "manifests" / "install.yaml")
-    said = plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", path)
-    assert "deployment.apps/pipemax serverside-applied" in said
-    plane.kubectl("wait", "--for=condition=Established", CRD)
-    apply(plane, "jobs-b")
-    plane.kubectl("delete", "-f", path, "--timeout=60s")
-    plane.kubectl("create", "namespace", SYSTEM)
+    said = plane.kubectl(
+        "apply", "--server-side", "--dry-run=server", "--force-conflicts", "-f", path
+    )
+    lines = said.splitlines()
+    assert "deployment.apps/pipemax serverside-applied (server dry run)" in lines
+    assert len(lines) == 9
