@@ -16,8 +16,8 @@ class OperatorSettings:
     extra_volumes, extra_volume_mounts   added to every worker pod, as in a pod's own spec.
     run_as_user                          numeric user and group of the worker.
     memory_overhead_bytes                of a worker besides host KV and shared memory.
-    gpus_for_cpu_jobs                    GPUs that the pod of a job on the CPU reserves: on nodes kept
-                                         for one job at a time, or to try placement out.
+    gpus_for_cpu_jobs                    GPUs that the pod of a job on the CPU reserves: on nodes
+                                         kept for one job at a time, or to try placement out.
     poll_seconds                         how often running workers are asked for their progress.
     """
 
