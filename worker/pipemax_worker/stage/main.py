@@ -49,6 +49,9 @@ from pipemax_worker.stage.sampler import Sampler
 ZmqContext = zmq.Context[zmq.Socket[bytes]]
 
 LAST_WORDS_MILLISECONDS = 2000
+CUDA_CONTEXT_BYTES = 640 << 20
+"""Of a GPU's memory for what is not PyTorch's: the context, loaded kernels, captured graphs."""
+
 SWITCH_INTERVAL_SECONDS = 0.0005
 """Copy threads need the GIL between two runs; Python's default lets them wait 5 ms for it."""
 
@@ -75,6 +78,7 @@ def load_model(
         device=device,
         dtype=getattr(torch, config.dtype),
         kv_dtype=KV_DTYPES[geometry.kv_dtype],
+        max_num_requests=config.max_num_requests,
     )
 
 
@@ -196,7 +200,7 @@ def set_up_device(config: StageConfig) -> torch.device:
         torch.cuda.set_device(device)
         if config.memory_limit_bytes is not None:
             total = torch.cuda.get_device_properties(device).total_memory
-            fraction = min(1.0, config.memory_limit_bytes / total)
+            fraction = min(1.0, (config.memory_limit_bytes - CUDA_CONTEXT_BYTES) / total)
             torch.cuda.set_per_process_memory_fraction(fraction, device)
     return device
 

@@ -42,11 +42,14 @@ class Linear:
         y = F.linear(x, self._weight, self._bias)
         return y if residual is None else y.add_(residual)
 
-    def in_float32(self, x: torch.Tensor) -> torch.Tensor:
-        """The same without a residual, [num_tokens, out] float32, of any compute dtype."""
+    def in_float32(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The same without a residual, [num_tokens, out] float32, of any compute dtype; in ``out``
+        if it is given."""
         if x.is_cuda and self._bias is None and x.dtype in HALF_DTYPES:
-            return torch.mm(x, self._weight.t(), out_dtype=torch.float32)  # sums are not rounded
-        return self(x).float()
+            # The sums are not rounded to the compute dtype.
+            return torch.mm(x, self._weight.t(), out_dtype=torch.float32, out=out)
+        y = self(x).float()
+        return y if out is None else out.copy_(y)
 
     def _packed(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         operators = torch.ops.mkldnn

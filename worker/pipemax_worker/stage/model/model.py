@@ -43,8 +43,10 @@ class StageModel:
         device: torch.device,
         dtype: torch.dtype,
         kv_dtype: torch.dtype | None = None,
+        max_num_requests: int = 256,
     ) -> None:
-        """``kv_dtype``: what the kernels are built for; None: ``dtype``."""
+        """``kv_dtype``: what the kernels are built for; None: ``dtype``. ``max_num_requests``: rows
+        of a batch for whose logits room is kept."""
         self._embedding = _read_embedding(config, weights) if is_first else None
         self._layers = [
             DecoderLayer(config, weights, first_layer + index) for index in range(num_layers)
@@ -54,7 +56,14 @@ class StageModel:
         self._native = NativeBackend.create(config, device, dtype)
         self._kv_dtype = kv_dtype or dtype
         self._cuda = create_cuda_steps(
-            config, self._rope, device, dtype, self._kv_dtype, is_first=is_first, is_last=is_last
+            config,
+            self._rope,
+            device,
+            dtype,
+            self._kv_dtype,
+            is_first=is_first,
+            is_last=is_last,
+            max_sampled=max_num_requests,
         )
 
     @property
@@ -96,16 +105,24 @@ class StageModel:
             return self._cuda.run(run, hidden_or_token_ids, batch, kv)
         entering = hidden_or_token_ids.to(batch.device)
         kernels = self._kernels(batch, kv)
-        return self._run_layers(entering, kernels, batch.indices.sample_rows, kv)
+        return self._run_layers(entering, kernels, batch.indices.sample_rows, None, kv)
 
     def _run_layers(
-        self, hidden: torch.Tensor, kernels: Kernels, sample_rows: torch.Tensor, kv: torch.Tensor
+        self,
+        hidden: torch.Tensor,
+        kernels: Kernels,
+        sample_rows: torch.Tensor,
+        out: torch.Tensor | None,
+        kv: torch.Tensor,
     ) -> torch.Tensor:
+        """``out``: where the logits go, if it is given and there are any."""
         if self._embedding is not None:
             hidden = F.embedding(hidden, self._embedding)
         for index, layer in enumerate(self._layers):
             hidden = layer(hidden, kv[:, index], kernels)
-        return hidden if self._head is None else self._head(hidden, sample_rows, kernels)
+        if self._head is None:
+            return hidden
+        return self._head(hidden, sample_rows, kernels, out)
 
     def _kernels(self, batch: Batch, kv: torch.Tensor) -> Kernels:
         cos, sin = self._rope(batch.indices.positions)
@@ -135,11 +152,17 @@ class LMHead:
             self._projection = Linear(weights.read(name, *shape), None)
             self.weight_bytes += self._projection.weight_bytes
 
-    def __call__(self, hidden: torch.Tensor, rows: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        rows: torch.Tensor,
+        kernels: Kernels,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         if len(rows) == 0:  # a prompt's chunk that is not its last
             return hidden.new_empty(0, self._vocab_size, dtype=torch.float32)
         normed = kernels.rms_norm(hidden[rows], self._norm, self._eps)
-        return self._projection.in_float32(normed)  # [num_sampled, vocab]
+        return self._projection.in_float32(normed, out)  # [num_sampled, vocab]
 
 
 def _read_embedding(config: ModelConfig, weights: WeightSource) -> torch.Tensor:

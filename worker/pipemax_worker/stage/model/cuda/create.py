@@ -24,6 +24,7 @@ def create_cuda_steps(
     *,
     is_first: bool,
     is_last: bool,
+    max_sampled: int,
 ) -> CudaSteps | None:
     """None where PyTorch's kernels are to be used: on CPUs, and, with one log line, where
     FlashInfer cannot be had, does not fit the model, or fails its trial run."""
@@ -35,5 +36,14 @@ def create_cuda_steps(
     library = load_flashinfer(dtype, kv_dtype, config.head_dim)
     if library is None:
         return None
-    steps = CudaSteps(config, library, rope, device, dtype, is_first=is_first, is_last=is_last)
+    steps = CudaSteps(
+        config,
+        library,
+        rope,
+        device,
+        dtype,
+        is_first=is_first,
+        is_last=is_last,
+        max_sampled=max_sampled,
+    )
     return steps if passes_trial(steps, config, device, dtype, kv_dtype) else None

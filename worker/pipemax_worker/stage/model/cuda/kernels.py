@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
 from pipemax_worker.stage.model.cuda.library import FlashInfer
 from pipemax_worker.stage.model.cuda.step_inputs import StepLayout
 from pipemax_worker.stage.model.cuda.step_plan import PartShape
+from pipemax_worker.stage.model.cuda.workspace import Workspace
 from pipemax_worker.stage.model.kernels import AttentionShape, QKNorm
 
 NOT_CAUSAL, CAUSAL = 0, 1
@@ -19,33 +19,19 @@ TOKENS_BEFORE_HEADS = 0
 NO_WINDOW = -1
 
 
-@dataclass(frozen=True)
-class Workspace:
-    """Device memory that all steps share.
-
-    words             what :mod:`step_inputs` describes, of the step that runs. int32
-    partial_results   of attention before they are merged: results, then their scores. uint8
-    row_numbers       0, 1, 2, ...: every new token is a request of its own to the append kernel.
-    ones              as many ones.
-    angles            cosines and sines of every position. [positions, head_dim] float32
-    """
-
-    words: torch.Tensor
-    partial_results: torch.Tensor
-    scores_offset_bytes: int
-    row_numbers: torch.Tensor  # [max_rows + 1] int32
-    ones: torch.Tensor  # [max_rows] int32
-    angles: torch.Tensor
-
-
 class FlashInferKernels:
     """Implements :class:`~pipemax_worker.stage.model.kernels.Kernels` for steps of one layout."""
 
     def __init__(
-        self, library: FlashInfer, layout: StepLayout, workspace: Workspace, num_pages: int
+        self,
+        library: FlashInfer,
+        layout: StepLayout,
+        workspace: Workspace,
+        angles: torch.Tensor,
     ) -> None:
-        """``num_pages``: at most so many pages the block tables of these steps hold."""
+        """``angles``: cosines and sines of every position, [positions, head_dim] float32."""
         self._library, self._workspace, self._layout = library, workspace, layout
+        self._angles = angles
         num_rows = layout.shape.num_rows
         self.token_ids = self._words("token_ids")
         self.fed_back = self._words("fed_back")
@@ -61,8 +47,7 @@ class FlashInferKernels:
             workspace.row_numbers[: num_rows + 1],
             workspace.ones[:num_rows],
         )
-        pages_start = layout["pages"].start
-        pages = workspace.words[pages_start : pages_start + num_pages]
+        pages = workspace.words[layout["pages"].start :]
         self._parts = [
             _PartTables(self._words, layout, name, pages, workspace.scores_offset_bytes)
             for name, part in (("decode", layout.shape.decode), ("prompts", layout.shape.prompts))
@@ -83,9 +68,7 @@ class FlashInferKernels:
         if qk_norm is not None:
             self._library.rms_norm(queries, queries, qk_norm.query, qk_norm.eps, True)
             self._library.rms_norm(keys, keys, qk_norm.key, qk_norm.eps, True)
-        self._library.rotate(
-            queries, keys, queries, keys, self._workspace.angles, self._positions, False
-        )
+        self._library.rotate(queries, keys, queries, keys, self._angles, self._positions, False)
         if kv.dtype != qkv.dtype:
             keys, values = _to_kv_dtype(keys, kv.dtype), _to_kv_dtype(values, kv.dtype)
         key_blocks, value_blocks = kv.unbind(1)

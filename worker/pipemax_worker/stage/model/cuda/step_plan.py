@@ -24,6 +24,7 @@ MAX_GRAPH_ROWS = 768
 """Above it a step computes long enough to hide its launches."""
 
 MAX_GRAPH_PROMPTS = 16
+SAMPLED_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def padded_shape(plan: StepPlan) -> StepShape:
             round_up_quarter(prompts.tiles.num_tiles, 32),
             prompts.tiles.tile_rows if num_prompts else 128,
         ),
-        round_up(len(plan.host.sample_rows), 8),
+        round_up(len(plan.host.sample_rows), SAMPLED_MULTIPLE),
     )  # fmt: skip
 
 

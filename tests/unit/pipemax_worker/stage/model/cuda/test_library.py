@@ -38,7 +38,9 @@ def test_not_installed(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.Mon
 def created(folder: Path, device: torch.device) -> object:
     config = load_model_config(folder)
     rope = RotaryEmbedding(config, CPU, torch.float32)
-    return create.create_cuda_steps(config, rope, device, BF16, BF16, is_first=True, is_last=True)
+    return create.create_cuda_steps(
+        config, rope, device, BF16, BF16, is_first=True, is_last=True, max_sampled=8
+    )
 
 
 def test_cpus_do_not_ask_for_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,6 +17,7 @@ from pipemax_worker.stage.batch import build_batch
 from pipemax_worker.stage.model.cuda.step_plan import MAX_GRAPH_PROMPTS
 from pipemax_worker.stage.model.cuda.steps import CudaSteps
 from pipemax_worker.stage.model.cuda.trial import passes_trial
+from pipemax_worker.stage.model.cuda.workspace import Capacity
 
 Chunks = dict[int, list[int]]
 
@@ -120,7 +121,7 @@ def test_room_grows_with_the_steps(folder: Path) -> None:
     model, reference = emulated(folder, (4,)), paged_model(folder, (4,))
     steps = model.stages[0]._cuda
     assert steps is not None
-    steps._allocate(max_rows=8, max_words=64, max_partial_results=4)
+    steps._allocate(Capacity(rows=8, words=64, partial_results=4))
     for chunks in ({0: tokens(5)}, {0: [1], 1: tokens(40, 1)}, {0: [2], 1: [3]}):
         torch.testing.assert_close(
             model.forward(chunks), reference.forward(chunks), rtol=2e-3, atol=2e-3
