@@ -104,7 +104,7 @@ walls: $(VENV)/.dev ## import-linter: the walls of the house
 
 .PHONY: unit
 unit: $(VENV)/.dev ## pytest, all tests
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 .PHONY: format
 format: $(VENV)/.dev ## Rewrite the code in the house's format
