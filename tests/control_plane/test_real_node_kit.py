@@ -21,9 +21,7 @@ from kit.control_plane.real_node_image import (
 
 def test_without_root_it_says_what_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(real_node_needs.os, "geteuid", lambda: 1000)
-    with pytest.raises(
-        real_node_needs.NodesImpossibleError, match="root: `sudo -E make"
-    ):
+    with pytest.raises(real_node_needs.NodesImpossibleError, match="root: `sudo -E make"):
         real_node_needs.provide_needs()
 
 

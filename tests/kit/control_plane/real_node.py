@@ -14,6 +14,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class RealNode:
     def start(self) -> None:
         """Returns when the node is Ready and has its GPUs. RuntimeError with its logs if not."""
         make_cgroups(self._cgroup)
+        self._started = datetime.now(UTC)
         with open(self.folder / "first-process.log", "ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -127,7 +129,7 @@ class RealNode:
         if not images.exists():
             write_images(images)
         write_containerd_config(self.folder)
-        write_network_config(self.folder, host / "addresses")
+        write_network_config(self.folder, host / "addresses", self.plane.address)
         write_kubelet_config(self.folder, self._cgroup, _free_port())
         return write_first_process(
             self.folder,
@@ -152,6 +154,10 @@ class RealNode:
 
     def _is_ready(self) -> bool:
         """Ready by this start's word: a crashed node stays Ready until its grace is over."""
+        lease = ("lease", self.name, "-n", "kube-node-lease", "-o", "jsonpath={.spec.renewTime}")
+        renewed = self.plane.kubectl("get", *lease, "--ignore-not-found")
+        if not renewed or datetime.fromisoformat(renewed) < self._started:
+            return False
         status = self._status()
         ready = [c for c in status.get("conditions", ()) if c["type"] == "Ready"]
         has_gpus = status.get("allocatable", {}).get("nvidia.com/gpu") == str(self._gpus)
