@@ -27,6 +27,8 @@ def get(path: str) -> dict:
     except urllib.error.HTTPError as error:
         said = json.loads(error.read() or b"{}").get("message", "")
         sys.exit(f"GET {path}: {error.code}: {said}")
+    except urllib.error.URLError as error:
+        sys.exit(f"GET {url}: {error.reason}: does a pod reach the API server there?")
 
 
 kinds = [resource["kind"] for resource in get(API)["resources"]]

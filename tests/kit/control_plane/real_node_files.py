@@ -73,8 +73,9 @@ state = "/run/containerd"
     (folder / "containerd.toml").write_text(config)
 
 
-def write_network_config(folder: Path, addresses: Path) -> None:
-    """One bridge and one store of addresses for all nodes: their pods reach each other."""
+def write_network_config(folder: Path, addresses: Path, api_server: str) -> None:
+    """One bridge and one store of addresses for all nodes: their pods reach each other, and the
+    API server where it listens on more than loopback."""
     plugin = {
         "type": "bridge",
         "bridge": BRIDGE,
@@ -83,6 +84,7 @@ def write_network_config(folder: Path, addresses: Path) -> None:
             "type": "host-local",
             "dataDir": str(addresses),
             "ranges": [[{"subnet": SUBNET, "rangeStart": FIRST_POD_ADDRESS}]],
+            "routes": [{"dst": f"{api_server}/32"}] if not api_server.startswith("127.") else [],
         },
     }
     document = {"cniVersion": "0.4.0", "name": "pipemax-nodes", "plugins": [plugin]}
