@@ -124,6 +124,19 @@ def test_replayed_steps_are_those_launched(folder: Path) -> None:
         assert torch.equal(one[:-1], other[:-1])
 
 
+def test_graphs_do_not_pile_up_memory(folder: Path) -> None:
+    """After some, further ones take next to none of PyTorch's."""
+    model = paged(folder)
+    model.forward({n: tokens(20, n) for n in range(40)})
+    used = []
+    for num_rows in range(1, 41):
+        for _ in range(2):
+            model.forward({n: [n] for n in range(num_rows)})
+        used.append(torch.cuda.memory_allocated())
+    assert steps_of(model)[0]._graphs.num_captured >= 5
+    assert used[-1] - used[15] < 4 << 20
+
+
 def test_a_step_waits_for_the_host_only_at_its_end(folder: Path) -> None:
     """Launching is over long before a long step is."""
     model = paged(folder)
