@@ -83,6 +83,10 @@ control-plane: $(VENV)/.dev ## Build etcd and Kubernetes for the tests, once (si
 	@cd tests && ../$(BIN)/python -m kit.control_plane.binaries
 	@cd tests && ../$(BIN)/python -m kit.control_plane.clients
 
+.PHONY: chart
+chart: $(VENV)/.dev ## Write the chart's CRD and manifests/install.yaml anew
+	@$(BIN)/python tools/generate_chart.py
+
 .PHONY: test
 test: $(VENV)/.dev lint types walls control-plane unit ## Set up, then lint, types, walls, all tests
 
