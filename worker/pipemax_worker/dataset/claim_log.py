@@ -64,10 +64,12 @@ class ClaimLog:
 
     def newest_numbers(self, block: int) -> dict[int, int]:
         """The same of every range of a block that was ever claimed, done ones among them."""
+        return self.newest_numbers_with(block_prefix(block))
+
+    def newest_numbers_with(self, digits: str) -> dict[int, int]:
+        """The same of all ranges whose index begins so, of eight digits with leading zeros."""
         newest: dict[int, int] = {}
-        for range_index, number in _parse_keys(
-            self._store.list(CLAIMS_PREFIX + block_prefix(block))
-        ):
+        for range_index, number in _parse_keys(self._store.list(CLAIMS_PREFIX + digits)):
             newest[range_index] = max(number, newest.get(range_index, 0))
         return newest
 

@@ -6,11 +6,10 @@ may be old, but what it says is claimed is claimed: an old picture costs a refus
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from itertools import islice
 
-from pipemax_worker.dataset.claim_log import RANGES_PER_BLOCK
 from pipemax_worker.dataset.ranges import RangePlan
 
 _FREE, _CLAIMED, _DONE = range(3)
@@ -44,6 +43,9 @@ class ClaimPicture:
         """Whether every range is done."""
         return self._num_done == len(self._states)
 
+    def is_known_done(self, index: int) -> bool:
+        return self._states[index] == _DONE
+
     def note_done(self, indices: Set[int]) -> None:
         for index in indices:
             if self._states[index] != _DONE:
@@ -71,16 +73,12 @@ class ClaimPicture:
         self._position = free[0] if free else len(self._states)
         return [self._plan.taken_at(position) for position in free]
 
-    def open_blocks(self, limit: int) -> set[int]:
-        """Blocks worth another look: of claimed ranges and of the first free ones."""
-        return blocks_of([*self.claims, *self.free_ranges(limit)])
+    @property
+    def has_free(self) -> bool:
+        """Whether a range is free, for all that is known."""
+        return bool(self.free_ranges(1))
 
     def _free_positions(self) -> Iterator[int]:
         for position in range(self._position, len(self._states)):
             if self._states[self._plan.taken_at(position)] == _FREE:
                 yield position
-
-
-def blocks_of(indices: Iterable[int]) -> set[int]:
-    """The blocks in which the ledger lists these ranges."""
-    return {index // RANGES_PER_BLOCK for index in indices}

@@ -4,7 +4,8 @@ A worker keeps one small object there whose name counts up while its loop turns;
 killed or cut off from the store stops counting. The count stands in the key, so that one listing
 shows all workers. *Silence is judged by the reader's clock alone*: a worker is silent if its count
 has not changed for a time since this reader first saw it. No clock of another machine is trusted.
-Who ends in order leaves ``NAME.ended``, and is silent at once.
+Who ends in order leaves ``NAME.ended``, and is silent at once. The object names the ranges that the
+worker has in hand, so that others know what a silent one has left without going over all claims.
 
 Being wrong about somebody costs work, never a record (``segments``).
 """
@@ -19,7 +20,7 @@ import msgspec
 
 from pipemax_worker.contract.clock import Clock
 from pipemax_worker.dataset.documents import encode_document
-from pipemax_worker.dataset.object_store import ObjectStore
+from pipemax_worker.dataset.object_store import ObjectNotFoundError, ObjectStore
 from pipemax_worker.errors import OutputError
 
 WORKERS_PREFIX = "ledger/workers/"
@@ -34,10 +35,15 @@ class HeartbeatLimits(msgspec.Struct, frozen=True):
 
 
 class Beat(msgspec.Struct, frozen=True):
-    """What a worker's object holds: when it was written, by that worker's clock (ISO 8601, UTC).
-    For people: ``pipemax status`` shows it, nothing depends on it."""
+    """What a worker's object holds.
+
+    at     when it was written, by that worker's clock (ISO 8601, UTC). For people: ``pipemax
+           status`` shows it, nothing depends on it.
+    held   ranges that the worker has in hand, with its attempt's number; some may be done by now.
+    """
 
     at: str | None = None
+    held: dict[int, int] = {}
 
 
 class Heartbeat:
@@ -53,25 +59,33 @@ class Heartbeat:
         self._count = 0
         self._next_seconds = float("-inf")
         self._last_key: str | None = None
+        self._held: dict[int, int] = {}
 
     def beat_if_due(self) -> None:
         """Show that the loop turns. A store that fails is no error here: what comes of it is that
         others take us for silent."""
-        now = self._clock.now()
-        if now < self._next_seconds:
-            return
-        self._next_seconds = now + self._interval_seconds
-        self._count += 1
-        self._replace(f"{self._count:08d}")
+        if self._clock.now() >= self._next_seconds:
+            self._beat()
+
+    def show(self, held: Mapping[int, int]) -> None:
+        """Beat now, with these ranges in hand (index to attempt's number): one was claimed."""
+        self._held = dict(held)
+        self._beat()
 
     def end(self) -> None:
         """This worker takes no ranges any more; what it has left is others' at once."""
         self._replace(ENDED)
 
+    def _beat(self) -> None:
+        self._next_seconds = self._clock.now() + self._interval_seconds
+        self._count += 1
+        self._replace(f"{self._count:08d}")
+
     def _replace(self, suffix: str) -> None:
         key = f"{WORKERS_PREFIX}{self._worker}.{suffix}"
         with contextlib.suppress(OutputError):
-            self._store.put(key, encode_document(Beat(datetime.now(UTC).isoformat())))
+            beat = Beat(datetime.now(UTC).isoformat(), self._held)
+            self._store.put(key, encode_document(beat))
             if self._last_key is not None:
                 self._store.delete(self._last_key)
             self._last_key = key
@@ -89,6 +103,15 @@ def read_beats(store: ObjectStore) -> dict[str, str]:
     return beats
 
 
+def read_held(store: ObjectStore, worker: str, beat: str) -> dict[int, int]:
+    """The ranges that the worker had in hand at its last sign of life, as far as it can be read."""
+    try:
+        data = store.get(f"{WORKERS_PREFIX}{worker}.{beat}")
+        return msgspec.json.decode(data, type=Beat).held
+    except (ObjectNotFoundError, msgspec.DecodeError):
+        return {}
+
+
 def mark_ended(store: ObjectStore, worker: str, beat: str) -> None:
     """Say for a worker that is known to be dead what it could not say itself."""
     with contextlib.suppress(OutputError):
@@ -104,28 +127,27 @@ class _LastSeen(msgspec.Struct, frozen=True):
 class SilenceWatch:
     """What one reader has seen of all workers. Pure: beats come in by :meth:`update`.
 
-    newest_silence_seconds   when a worker was last found to be silent; claims that this reader saw
-                             only later are not its.
+    updated_seconds   when that was; who has shown himself only since then is not known.
     """
 
     def __init__(self, silent_seconds: float) -> None:
         self._silent_seconds = silent_seconds
         self._seen: dict[str, _LastSeen] = {}
         self._silent: set[str] = set()
-        self.newest_silence_seconds = float("-inf")
+        self.updated_seconds = float("-inf")
 
-    def update(self, beats: Mapping[str, str], now_seconds: float) -> None:
-        """Take in what :func:`read_beats` has read at ``now_seconds``."""
+    def update(self, beats: Mapping[str, str], now_seconds: float) -> dict[str, str]:
+        """Take in what :func:`read_beats` has read at ``now_seconds``; returns those who have
+        fallen silent since the last time, with their last beats."""
         for worker, beat in beats.items():
             seen = self._seen.get(worker)
             if seen is None or seen.beat != beat:
                 self._seen[worker] = _LastSeen(beat, now_seconds)
         for worker in self._seen.keys() - beats.keys():
             self._seen[worker] = _LastSeen(ENDED, now_seconds)
-        silent = {name for name in self._seen if self._is_silent(name, now_seconds)}
-        if silent - self._silent:
-            self.newest_silence_seconds = now_seconds
-        self._silent = silent
+        before, self.updated_seconds = self._silent, now_seconds
+        self._silent = {name for name in self._seen if self._is_silent(name, now_seconds)}
+        return {name: self._seen[name].beat for name in sorted(self._silent - before)}
 
     def is_silent(self, worker: str) -> bool:
         """Whether ``worker`` was silent at the last update, or not there at all: a worker shows

@@ -148,7 +148,11 @@ class Ledger:
         """Indices of the ranges that are done (in a retry: for it), of all or of one block."""
         if block is None:
             return self._done.indices()
-        return self._done.indices(block_prefix(block))
+        return self.done_ranges_with(block_prefix(block))
+
+    def done_ranges_with(self, digits: str) -> set[int]:
+        """The same of all whose index begins so, of eight digits with leading zeros."""
+        return self._done.indices(digits)
 
     def summaries(self) -> Iterator[RangeSummary]:
         """What the done ranges hold, in order."""

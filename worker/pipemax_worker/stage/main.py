@@ -21,12 +21,9 @@ import zmq
 from pipemax_worker.contract.geometry import KVGeometry
 from pipemax_worker.contract.messages import (
     ENCODER,
-    STAGE_INPUT_DECODER,
-    Shutdown,
     StageConfig,
     StageEvent,
     StageFailed,
-    StageInput,
     StageReady,
 )
 from pipemax_worker.contract.model_config import ModelConfig
@@ -34,6 +31,7 @@ from pipemax_worker.errors import PipemaxError, StageDiedError
 from pipemax_worker.stage.channel import ActivationChannel, ZmqChannel
 from pipemax_worker.stage.device_tokens import DeviceTokens
 from pipemax_worker.stage.feedback import FeedbackReceiver, FeedbackSender
+from pipemax_worker.stage.inbox import ZmqContext, ZmqInbox
 from pipemax_worker.stage.kv.device import KV_DTYPES, DeviceKVCache
 from pipemax_worker.stage.kv.host import HostKVCache
 from pipemax_worker.stage.kv.mover import KVMover
@@ -43,10 +41,9 @@ from pipemax_worker.stage.model.checkpoint import Checkpoint, WeightSource
 from pipemax_worker.stage.model.model import StageModel
 from pipemax_worker.stage.model.random_weights import RandomWeights
 from pipemax_worker.stage.nccl import NcclChannel
-from pipemax_worker.stage.runner import Model, StageRunner
+from pipemax_worker.stage.parts import Model
+from pipemax_worker.stage.runner import StageRunner
 from pipemax_worker.stage.sampler import Sampler
-
-ZmqContext = zmq.Context[zmq.Socket[bytes]]
 
 LAST_WORDS_MILLISECONDS = 2000
 CUDA_CONTEXT_BYTES = 640 << 20
@@ -203,36 +200,6 @@ def set_up_device(config: StageConfig) -> torch.device:
             fraction = min(1.0, (config.memory_limit_bytes - CUDA_CONTEXT_BYTES) / total)
             torch.cuda.set_per_process_memory_fraction(fraction, device)
     return device
-
-
-class ZmqInbox:
-    """The driver's messages, and the mover's wake-up while there are none."""
-
-    def __init__(self, context: ZmqContext, address: str) -> None:
-        self._socket = context.socket(zmq.PULL)
-        self._socket.rcvhwm = 0
-        self._socket.linger = 0
-        self._socket.bind(address)
-
-    def receive(self, wakeup_fd: int) -> StageInput | Shutdown | None:
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(wakeup_fd, zmq.POLLIN)
-        ready = dict(poller.poll())
-        if self._socket not in ready:
-            return None
-        return self._decode(self._socket.recv())
-
-    def receive_now(self) -> StageInput | Shutdown | None:
-        try:
-            return self._decode(self._socket.recv(zmq.NOBLOCK))
-        except zmq.Again:
-            return None
-
-    @staticmethod
-    def _decode(frame: bytes) -> StageInput | Shutdown:
-        message: StageInput | Shutdown = STAGE_INPUT_DECODER.decode(frame)
-        return message
 
 
 @dataclass

@@ -12,13 +12,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from pipemax_worker.contract.messages import (
-    NewRequest,
     SampledToken,
     ScheduledRequest,
     Shutdown,
@@ -31,58 +29,13 @@ from pipemax_worker.contract.transfers import pack_int32, unpack_int32
 from pipemax_worker.stage.batch import Batch, build_batch
 from pipemax_worker.stage.channel import ActivationChannel
 from pipemax_worker.stage.device_tokens import DeviceTokens
-from pipemax_worker.stage.feedback import FedBackTokens, FeedbackReceiver, fed_back
+from pipemax_worker.stage.feedback import FeedbackReceiver, fed_back
 from pipemax_worker.stage.kv.mover import KVMover
+from pipemax_worker.stage.parts import ChosenTokens, Inbox, Model, TokenSampler, TokenSink
 from pipemax_worker.stage.step_timer import DeviceTimer, HostTimer, StepTimer, StepTimes
 
 UNKNOWN_TOKEN = pack_int32([0])
 """Stands for a token that only the device knows."""
-
-
-class Model(Protocol):
-    def forward(
-        self, entering: torch.Tensor, batch: Batch, kv: torch.Tensor, /
-    ) -> torch.Tensor: ...
-
-
-class ChosenTokens(Protocol):
-    """Tokens that the device chooses; ``finish`` once it has."""
-
-    @property
-    def on_device(self) -> torch.Tensor: ...
-
-    def finish(self) -> Sequence[SampledToken]: ...
-
-
-class TokenSampler(Protocol):
-    @property
-    def grammar_wait_seconds(self) -> float: ...
-
-    def add(self, request: NewRequest) -> None: ...
-
-    def remove(self, request_id: int) -> None: ...
-
-    def sample(
-        self, request_ids: Sequence[int], logits: torch.Tensor
-    ) -> Sequence[SampledToken]: ...
-
-    def launch(self, request_ids: Sequence[int], logits: torch.Tensor) -> ChosenTokens | None:
-        """The same without waiting; None if some row needs what the host alone knows."""
-        ...
-
-
-class TokenSink(Protocol):
-    def deliver(self, tokens: FedBackTokens) -> None: ...
-
-
-class Inbox(Protocol):
-    def receive(self, wakeup_fd: int) -> StageInput | Shutdown | None:
-        """The next message, or None once ``wakeup_fd`` is readable and no message is there."""
-        ...
-
-    def receive_now(self) -> StageInput | Shutdown | None:
-        """The next message if it is there."""
-        ...
 
 
 @dataclass

@@ -9,12 +9,15 @@ import torch
 from pipemax_worker.errors import KVTierError
 
 
-def allocate_rows(num_rows: int, row_bytes: int, purpose: str) -> torch.Tensor:
+def allocate_rows(
+    num_rows: int, row_bytes: int, purpose: str, *, touched: bool = True
+) -> torch.Tensor:
     """One zeroed allocation ``[num_rows, row_bytes]`` of uint8 that starts at a page boundary.
 
     Every page is touched, so that memory that is not there is missed now and not in the middle of a
     job; and no row holds bits that could read as NaN. Page alignment is what ``O_DIRECT`` asks of
     the buffers it reads and writes. ``purpose`` names the tier in a :class:`KVTierError`.
+    ``touched=False`` leaves the touching to the caller.
     """
     num_bytes = num_rows * row_bytes
     if num_bytes == 0:
@@ -29,7 +32,8 @@ def allocate_rows(num_rows: int, row_bytes: int, purpose: str) -> torch.Tensor:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         pages.madvise(mmap.MADV_HUGEPAGE)
     rows = torch.frombuffer(pages, dtype=torch.uint8)  # [num_bytes]; keeps ``pages`` alive
-    rows.zero_()
+    if touched:
+        rows.zero_()
     return rows.view(num_rows, row_bytes)
 
 
