@@ -190,9 +190,7 @@ def test_a_range_that_a_newer_attempt_has_taken_is_left(job: JobFolder) -> None:
 def test_schemas_that_cannot_be_compiled_are_their_requests_errors(job: JobFolder) -> None:
     def line(custom_id: str, schema: object) -> bytes:
         schema = {"name": "n", "schema": schema}
-        return text_line(
-            custom_id, response_format={"type": "json_schema", "json_schema": schema}
-        )
+        return text_line(custom_id, response_format={"type": "json_schema", "json_schema": schema})
 
     job.write_input(
         [
