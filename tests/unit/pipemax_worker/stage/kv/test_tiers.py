@@ -4,6 +4,7 @@ import pytest
 import torch
 from kit.kv_tiers import CPU, make_geometry
 from pipemax_worker.errors import KVTierError
+from pipemax_worker.stage.kv import host as host_module
 from pipemax_worker.stage.kv.device import DeviceKVCache
 from pipemax_worker.stage.kv.host import HostKVCache
 from pipemax_worker.stage.kv.memory import allocate_rows, row_buffers
@@ -71,4 +72,55 @@ def test_a_tier_without_slots_is_empty() -> None:
 
 def test_pinned_regions_end_at_slots() -> None:
     host = HostKVCache(make_geometry(), 0, pinned=False)
-    assert host.chunk_slots * 4096 == 4 << 30
+    assert host.chunk_slots * 4096 == 1 << 30
+
+
+class FakeRuntime:
+    """Registers what it is given; ``fails_at``: the number of the call that does not."""
+
+    def __init__(self, fails_at: int = -1) -> None:
+        self.registered: dict[int, int] = {}
+        self._fails_at = fails_at
+
+    def cudaHostRegister(self, address: int, num_bytes: int, flags: int) -> int:
+        if len(self.registered) == self._fails_at:
+            return 2
+        self.registered[address] = num_bytes
+        return 0
+
+    def cudaHostUnregister(self, address: int) -> int:
+        del self.registered[address]
+        return 0
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_module, "PIN_CHUNK_BYTES", 2 * 4096)
+
+
+@pytest.mark.usefixtures("small_chunks")
+class TestPinning:
+    def test_every_slot_is_in_one_chunk(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        runtime = FakeRuntime()
+        monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+        host = HostKVCache(make_geometry(host=7), 0, pinned=True)
+        first = host.rows.data_ptr()
+        sizes = {first + 2 * 4096 * chunk: 2 * 4096 for chunk in range(3)}
+        assert runtime.registered == {**sizes, first + 6 * 4096: 4096}
+        assert not host.rows.any()
+        assert host.chunk_slots == 2
+        host.close()
+        assert not runtime.registered
+
+    def test_a_chunk_that_cannot_be_pinned(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "cudart", lambda: FakeRuntime(fails_at=0))
+        with pytest.raises(KVTierError, match="pinning 8192 bytes failed with CUDA error 2"):
+            HostKVCache(make_geometry(host=7), 0, pinned=True)
+
+    def test_progress_is_shown(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "cudart", FakeRuntime)
+        monkeypatch.setattr(host_module, "PROGRESS_SECONDS", -1.0)
+        HostKVCache(make_geometry(host=7), 0, pinned=True)
+        assert "host tier: 0 of 0 GiB pinned after 0 s" in caplog.text
