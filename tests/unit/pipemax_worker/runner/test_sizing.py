@@ -74,6 +74,7 @@ def test_defaults_on_a_cpu(job: JobFolder) -> None:
     assert pipeline.max_batched_tokens == CPU_MAX_BATCHED_TOKENS
     assert pipeline.max_num_requests == settings.max_num_running == CPU_ROWS_PER_STEP
     assert pipeline.device_kv_bytes is None
+    assert not settings.run_ahead
 
 
 def test_defaults_on_gpus(job: JobFolder) -> None:
@@ -83,6 +84,7 @@ def test_defaults_on_gpus(job: JobFolder) -> None:
     assert pipeline.max_batched_tokens == CUDA_MAX_BATCHED_TOKENS
     assert pipeline.max_num_requests == CUDA_ROWS_PER_STEP
     assert settings.max_num_running == 4 * CUDA_ROWS_PER_STEP
+    assert settings.run_ahead
 
 
 def test_what_the_job_says_is_taken(job: JobFolder, tmp_path: Path) -> None:
