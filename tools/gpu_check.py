@@ -195,11 +195,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--stages", type=int, nargs="*")
+    parser.add_argument("--only", nargs="*", help="names of runs; default: all of them")
     options = parser.parse_args()
     device = "cpu" if options.cpu else "cuda"
     most = 2 if options.cpu else count_gpus()
     stages = options.stages or [n for n in (1, 2, 4, 8) if n <= most]
-    results = [carry_out(run, device) for n in stages for run in runs_for(n, device)]
+    runs = [run for n in stages for run in runs_for(n, device)]
+    wanted = [run for run in runs if options.only is None or run.name in options.only]
+    results = [carry_out(run, device) for run in wanted]
     results.append(stop_and_resume(runs_for(stages[-1], device)[0], device))
     print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
     return 0 if all(results) else 1
