@@ -6,14 +6,13 @@ costs work, never a record.
 
 A worker takes the first ranges that are free by its own picture of the ledger, which it looks up
 only now and then. That several workers want the same range is avoided by picking among as many as
-there are workers; whoever is refused picks among twice as many. Ranges of silent workers come
+there are workers; whoever is refused looks up the ranges near it. Ranges of silent workers come
 before free ones, for they were taken earlier and are the larger ones. In the end a worker with
 nothing left waits for the others, and takes over from those who fall silent.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 
 import msgspec
@@ -84,7 +83,7 @@ class RangeClaims:
             return None
         has_looked = self._view.refresh_if_due()
         claimed = self._take_left(held) or self._take_free()
-        if claimed is None and has_looked:
+        if claimed is None and (has_looked or self._is_alone):
             claimed = self._take_forgotten(held)
         if claimed is not None:
             self._attempts = {i: n for i, n in self._attempts.items() if i in held}
@@ -92,31 +91,32 @@ class RangeClaims:
             self._heartbeat.show(self._attempts)
         return claimed
 
+    @property
+    def _is_alone(self) -> bool:
+        """No other worker is known to work."""
+        return self._view.watch.num_alive < 2
+
     def _is_waiting_for_itself(self, held: Collection[int]) -> bool:
         """Nothing is left but what this worker has in hand: no look at the ledger changes that."""
         return not self._picture.has_free and all(i in held for i in self._picture.claims)
 
     def _take_free(self) -> ClaimedRange | None:
-        num_wanted, num_refused = self._num_wanted(), 0
-        while free := self._picture.free_ranges(num_wanted):
-            if (
-                claimed := self._try_claim(self._random.choice(self._of_like_size(free)), 1)
-            ) is not None:
+        num_wanted = self._num_wanted()
+        while free := self._of_like_size(self._picture.free_ranges(num_wanted)):
+            if (claimed := self._try_claim(self._random.choice(free), 1)) is not None:
                 return claimed
-            num_wanted, num_refused = 2 * num_wanted, num_refused + 1
-            if num_refused % self._limits.max_refusals == 0:
-                self._view.look_up_claims(free)
+            self._view.look_up_claims(free)  # one refusal comes seldom alone
         return None
 
     def _num_wanted(self) -> int:
         """Among how many ranges to pick: alone, the first; else one for each worker and more."""
-        num_workers = self._view.watch.num_alive
-        return 1 if num_workers < 2 else 2 * num_workers
+        return 1 if self._is_alone else 2 * self._view.watch.num_alive
 
     def _of_like_size(self, free: Sequence[int]) -> list[int]:
         """The smaller ones must not be taken before the larger ones: they are for the end."""
         sizes = [self._ledger.ranges[index].size_bytes for index in free]
-        return [index for index, size in zip(free, sizes, strict=True) if 2 * size > max(sizes)]
+        least = max(sizes, default=0) / 2
+        return [index for index, size in zip(free, sizes, strict=True) if size > least]
 
     def _take_left(self, held: Collection[int]) -> ClaimedRange | None:
         """A range that a silent worker had in hand, or that was taken from this one while it was
@@ -149,9 +149,8 @@ class RangeClaims:
 
     def _is_old(self, claim: SeenClaim) -> bool:
         """Claimed for longer than it takes to find a worker silent. Who is alone need not wait."""
-        is_alone = self._view.watch.num_alive < 2
-        wait_seconds = -math.inf if is_alone else self._limits.heartbeat.silent_seconds
-        return self._clock.now() - claim.seen_seconds >= wait_seconds
+        age_seconds = self._clock.now() - claim.seen_seconds
+        return self._is_alone or age_seconds >= self._limits.heartbeat.silent_seconds
 
     def _is_nobodys(self, claim: SeenClaim) -> bool:
         if claim.worker == self._worker:

@@ -36,7 +36,6 @@ class ClaimLimits(msgspec.Struct, frozen=True):
     ``min_cost_ratio`` of that time it is taken less often, up to ``max_stretch`` times.
 
     max_claims_read   for each look, when nothing is free: whose the claimed ranges are.
-    max_refusals      claims refused in a row before those near them are looked up.
     """
 
     heartbeat: HeartbeatLimits = HeartbeatLimits()
@@ -45,7 +44,6 @@ class ClaimLimits(msgspec.Struct, frozen=True):
     min_cost_ratio: float = 300.0
     max_stretch: float = 4.0
     max_claims_read: int = 4
-    max_refusals: int = 6
 
 
 class LedgerView:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import pytest
 from kit.store import FailingStore, ManualClock, MemoryStore
-from pipemax_worker.dataset import claims as claims_module
+from pipemax_worker.dataset import ledger_view
 from pipemax_worker.dataset.chain import RangeSummary
 from pipemax_worker.dataset.claims import ClaimedRange, ClaimLimits, RangeClaims
 from pipemax_worker.dataset.fingerprint import build_fingerprint
@@ -103,7 +103,7 @@ def test_a_worker_with_nothing_left_waits_while_the_others_work(clock: ManualClo
         assert idle.take() is None
         assert not idle.claims.is_exhausted
     busy.finish(0, 1, 2, 3)
-    _let_time_pass(clock, 10, [busy, idle])
+    _let_time_pass(clock, 13, [busy, idle])
     assert idle.take() is None
     assert idle.claims.is_exhausted
 
@@ -154,7 +154,7 @@ def test_a_worker_that_ended_need_not_fall_silent(clock: ManualClock) -> None:
     leaver.take()
     other.take_all()
     leaver.claims.close()
-    _let_time_pass(clock, 8, [other])
+    _let_time_pass(clock, 13, [other])
     assert other.take() == 0
 
 
@@ -204,7 +204,7 @@ def test_the_next_life_on_a_node_does_not_wait_for_the_last(
     neighbour.take()
     killed = Worker(store, "killed", clock)
     killed.take_all()
-    monkeypatch.setattr(claims_module, "is_known_dead", lambda worker, _: worker == "killed")
+    monkeypatch.setattr(ledger_view, "is_known_dead", lambda worker, _: worker == "killed")
     restarted = Worker(store, "restarted", clock)
     assert sorted(restarted.take_all()) == [1, 2, 3]
     assert restarted.held[1].number == 2

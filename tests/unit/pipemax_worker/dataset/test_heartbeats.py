@@ -11,6 +11,7 @@ from pipemax_worker.dataset.heartbeats import (
     SilenceWatch,
     mark_ended,
     read_beats,
+    read_held,
 )
 
 LIMITS = HeartbeatLimits(interval_seconds=10.0, silent_seconds=60.0)
@@ -116,12 +117,33 @@ def test_who_never_showed_himself_is_gone() -> None:
     assert SilenceWatch(60.0).is_silent("a")
 
 
-def test_the_moment_of_the_newest_silence_moves_only_when_somebody_falls_silent() -> None:
+def test_who_fell_silent_since_the_last_look_is_told_once() -> None:
     watch = SilenceWatch(60.0)
-    watch.update({"a": "00000001", "b": "00000001"}, 0.0)
-    assert watch.newest_silence_seconds == float("-inf")
-    watch.update({"a": "00000001", "b": "00000002"}, 70.0)
-    watch.update({"a": "00000001", "b": "00000003"}, 100.0)
-    assert watch.newest_silence_seconds == 70.0
-    watch.update({"a": "00000001", "b": ENDED}, 110.0)
-    assert watch.newest_silence_seconds == 110.0
+    assert watch.update({"a": "00000001", "b": "00000001"}, 0.0) == {}
+    assert watch.update({"a": "00000001", "b": "00000002"}, 70.0) == {"a": "00000001"}
+    assert watch.update({"a": "00000001", "b": "00000003"}, 100.0) == {}
+    assert watch.update({"a": "00000001", "b": ENDED}, 110.0) == {"b": ENDED}
+    assert watch.updated_seconds == 110.0
+
+
+def test_a_sign_of_life_names_what_is_in_hand_and_comes_at_once_with_a_new_range() -> None:
+    store = MemoryStore()
+    heartbeat, clock = _heartbeat(store)
+    heartbeat.beat_if_due()
+    heartbeat.show({3: 1, 17: 2})
+    assert read_beats(store) == {"a": "00000002"}
+    assert read_held(store, "a", "00000002") == {3: 1, 17: 2}
+    clock.seconds = 9.0
+    heartbeat.beat_if_due()
+    assert read_beats(store) == {"a": "00000002"}, "the next one is due 10 s after it"
+    heartbeat.end()
+    assert read_held(store, "a", ENDED) == {3: 1, 17: 2}
+
+
+def test_what_cannot_be_read_names_nothing() -> None:
+    store = MemoryStore()
+    store.put(f"{WORKERS_PREFIX}a.00000001", b"{}")
+    store.put(f"{WORKERS_PREFIX}b.00000001", b"garbage")
+    assert read_held(store, "a", "00000001") == {}
+    assert read_held(store, "b", "00000001") == {}
+    assert read_held(store, "c", "00000001") == {}
