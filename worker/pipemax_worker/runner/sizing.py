@@ -21,8 +21,8 @@ class SessionSettings(msgspec.Struct, frozen=True):
     """A pipeline and how its engine schedules.
 
     max_num_running       sequences that hold KV at a time, all micro-batches together.
-    run_ahead             schedule requests while their tokens are in flight: the driver takes longer
-                          for a message than a GPU waits gladly.
+    run_ahead             schedule requests while their tokens are in flight: the driver takes
+                          longer for a message than a GPU waits gladly.
     growth_reserve_ratio  share of the expected output for which room is kept at admission.
     step_timeout_seconds  silence of all stages after which one hangs; None: wait for ever.
     """
