@@ -103,9 +103,10 @@ class RangeClaims:
     def _take_free(self) -> ClaimedRange | None:
         num_wanted = self._num_wanted()
         while free := self._of_like_size(self._picture.free_ranges(num_wanted)):
-            if (claimed := self._try_claim(self._random.choice(free), 1)) is not None:
+            index = self._random.choice(free)
+            if (claimed := self._try_claim(index, 1)) is not None:
                 return claimed
-            self._view.look_up_claims(free)  # one refusal comes seldom alone
+            self._view.look_up_claims(index)  # one refusal comes seldom alone
         return None
 
     def _num_wanted(self) -> int:

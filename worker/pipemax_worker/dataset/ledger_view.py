@@ -9,7 +9,6 @@ claimed ranges little by little, a hundred at a time, to see which are done.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 
 import msgspec
 
@@ -26,8 +25,6 @@ from pipemax_worker.dataset.heartbeats import (
 )
 from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.workers import is_known_dead
-
-_NUM_WAITING_LOOKS = 2
 
 
 class ClaimLimits(msgspec.Struct, frozen=True):
@@ -64,6 +61,7 @@ class LedgerView:
         self._refreshed_seconds: float | None = None
         self._refresh_cost_seconds = 0.0
         self._jitter = 1.0
+        self._last_near = ""  # where ranges were last looked at for being done
 
     @property
     def is_new(self) -> bool:
@@ -96,11 +94,10 @@ class LedgerView:
         self.picture.note_done(done)
         return bool(done)
 
-    def look_up_claims(self, indices: Iterable[int]) -> None:
-        """Of these ranges and those near them. Raises OutputError."""
-        for digits in sorted({_near(index) for index in indices}):
-            numbers = self._ledger.claims.newest_numbers_with(digits)
-            self.picture.note_claims(numbers, self._clock.now())
+    def look_up_claims(self, index: int) -> None:
+        """Of this range and those near it. Raises OutputError."""
+        numbers = self._ledger.claims.newest_numbers_with(_near(index))
+        self.picture.note_claims(numbers, self._clock.now())
 
     def _is_due(self, refreshed_seconds: float) -> bool:
         limits = self._limits
@@ -131,10 +128,17 @@ class LedgerView:
         beats = read_beats(self._ledger.store)
         for worker, beat in self.watch.update(beats, self._clock.now()).items():
             self.left_ranges |= read_held(self._ledger.store, worker, beat)
-        others = [i for i, claim in self.picture.claims.items() if claim.worker != self._worker]
-        num_looks = 1 if self.picture.has_free else _NUM_WAITING_LOOKS
-        near = {_near(index) for index in self.random.sample(others, min(num_looks, len(others)))}
-        for digits in sorted(near):
+        self._look_for_done()
+
+    def _look_for_done(self) -> None:
+        """Of the claimed ranges a hundred after the other, round and round; while there is nothing
+        else to do, all of them."""
+        claims = self.picture.claims.items()
+        near = sorted({_near(i) for i, claim in claims if claim.worker != self._worker})
+        if self.picture.has_free and near:
+            near = [next((digits for digits in near if digits > self._last_near), near[0])]
+            self._last_near = near[0]
+        for digits in near:
             self.picture.note_done(self._ledger.done_ranges_with(digits))
 
 
