@@ -10,7 +10,7 @@ import msgspec
 from pipemax_worker.contract.geometry import KVGeometry
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.job.spec import InferenceJobSpec
-from pipemax_worker.pipeline.gpus import count_gpus
+from pipemax_worker.pipeline.gpus import count_gpus, gpu_memory_bytes
 from pipemax_worker.pipeline.settings import build_geometry
 from pipemax_worker.runner.bench_work import BenchWork
 from pipemax_worker.runner.sizing import SessionSettings, derive_session_settings
@@ -128,4 +128,5 @@ def quarter_blocks(num_live_blocks: int, settings: SessionSettings, work: BenchW
 
 def _shape(settings: SessionSettings) -> KVGeometry:
     """The sizes of a slot; any device tier that holds one block will do to ask for them."""
-    return build_geometry(msgspec.structs.replace(settings.pipeline, device_kv_bytes=1 << 40))
+    pipeline = msgspec.structs.replace(settings.pipeline, device_kv_bytes=1 << 40)
+    return build_geometry(pipeline, gpu_memory_bytes())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -16,6 +16,13 @@ class Model(Protocol):
     def forward(
         self, entering: torch.Tensor, batch: Batch, kv: torch.Tensor, /
     ) -> torch.Tensor: ...
+
+
+@runtime_checkable
+class PreparingModel(Protocol):
+    def prepare(self, batch: Batch, kv: torch.Tensor, /) -> None:
+        """Do what can be done for a forward of ``batch`` before its input is there."""
+        ...
 
 
 class ChosenTokens(Protocol):

@@ -31,7 +31,14 @@ from pipemax_worker.stage.channel import ActivationChannel
 from pipemax_worker.stage.device_tokens import DeviceTokens
 from pipemax_worker.stage.feedback import FeedbackReceiver, fed_back
 from pipemax_worker.stage.kv.mover import KVMover
-from pipemax_worker.stage.parts import ChosenTokens, Inbox, Model, TokenSampler, TokenSink
+from pipemax_worker.stage.parts import (
+    ChosenTokens,
+    Inbox,
+    Model,
+    PreparingModel,
+    TokenSampler,
+    TokenSink,
+)
 from pipemax_worker.stage.step_timer import DeviceTimer, HostTimer, StepTimer, StepTimes
 
 UNKNOWN_TOKEN = pack_int32([0])
@@ -146,6 +153,8 @@ class StageRunner:
         timer = launched.timer = self._new_timer()
         launched.num_tokens = sum(row.num_new_tokens for row in step.scheduled)
         batch = build_batch(step.scheduled, self._block_tokens, self._device)
+        if isinstance(self._model, PreparingModel):
+            self._model.prepare(batch, self._kv)
         self._wait_for_copies(step.scheduled)
         timer.copies_landed()
         if self._tokens is None:

@@ -85,6 +85,11 @@ class StageModel:
         (``device_tokens``)."""
         return None if self._cuda is None else self._cuda.token_ring
 
+    def prepare(self, batch: Batch, kv: torch.Tensor) -> None:
+        """Plan a forward of ``batch`` while its input is on its way."""
+        if self._cuda is not None and kv.dtype == self._kv_dtype:
+            self._cuda.prepare(batch, kv)
+
     @torch.inference_mode()
     def forward(
         self, hidden_or_token_ids: torch.Tensor, batch: Batch, kv: torch.Tensor

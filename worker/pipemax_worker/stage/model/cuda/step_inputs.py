@@ -103,23 +103,14 @@ def _part_sizes(part: PartShape) -> dict[str, int]:
 
 
 def pack_step(
-    plan: StepPlan,
-    layout: StepLayout,
-    token_ids: Int32s | None,
-    fed_back: Int64s | None,
-    block_tokens: int,
-    scratch_slot: int,
-    words: Int32s,
+    plan: StepPlan, layout: StepLayout, block_tokens: int, scratch_slot: int, words: Int32s
 ) -> int:
-    """Write a step's words; returns how many: ``layout.num_words`` of its pages."""
-    host, shape = plan.host, layout.shape
-    num_rows = len(host.positions)
-    padded = _PaddedRows(plan, shape)
-    if token_ids is not None:
-        padded.put(words[layout["token_ids"].slice], token_ids, 0)
-    if fed_back is not None:
-        padded.put(words[layout["fed_back"].slice], fed_back, -1)
-    padded.put(words[layout["source_rows"].slice], np.arange(num_rows, dtype=np.int32), 0)
+    """Write a step's words but its tokens; returns how many, those included: ``layout.num_words``
+    of its pages."""
+    host = plan.host
+    padded = _PaddedRows(plan, layout.shape)
+    source_rows = np.arange(len(host.positions), dtype=np.int32)
+    padded.put(words[layout["source_rows"].slice], source_rows, 0)
     padded.put(words[layout["positions"].slice], host.positions, 0)
     padded.put(words[layout["slots"].slice], host.slots, scratch_slot)
     padded.put(words[layout["offsets"].slice], host.offsets, 0)
@@ -129,6 +120,16 @@ def pack_step(
     pages = layout["pages"].start
     words[pages : pages + len(plan.pages)] = plan.pages
     return pages + len(plan.pages)
+
+
+def pack_tokens(
+    plan: StepPlan, layout: StepLayout, token_ids: Int32s, fed_back: Int64s | None, words: Int32s
+) -> None:
+    """Write the words that come last: ids, and where on the device those are that are not known."""
+    padded = _PaddedRows(plan, layout.shape)
+    padded.put(words[layout["token_ids"].slice], token_ids, 0)
+    if fed_back is not None:
+        padded.put(words[layout["fed_back"].slice], fed_back, -1)
 
 
 class _PaddedRows:

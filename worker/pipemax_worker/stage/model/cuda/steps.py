@@ -8,7 +8,7 @@ captured as one CUDA graph, which later steps replay with other words at the sam
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,7 +18,7 @@ from pipemax_worker.stage.device_tokens import RING_ROWS
 from pipemax_worker.stage.model.cuda.graphs import StepGraphs
 from pipemax_worker.stage.model.cuda.kernels import FlashInferKernels
 from pipemax_worker.stage.model.cuda.library import FlashInfer
-from pipemax_worker.stage.model.cuda.step_inputs import StepLayout, pack_step
+from pipemax_worker.stage.model.cuda.step_inputs import StepLayout, pack_step, pack_tokens
 from pipemax_worker.stage.model.cuda.step_plan import (
     SAMPLED_MULTIPLE,
     PlanLimits,
@@ -38,6 +38,16 @@ Forward = Callable[
 ]
 """(token ids or hidden states, kernels, rows to sample, where logits go) -> hidden states, logits.
 """
+
+
+@dataclass(frozen=True)
+class _PreparedStep:
+    """``words``: the host's, where the tokens are still to be written."""
+
+    plan: StepPlan
+    layout: StepLayout
+    words: Int32s
+    num_words: int
 
 
 class CudaSteps:
@@ -63,6 +73,7 @@ class CudaSteps:
         self._is_first, self._is_last = is_first, is_last
         self._uses_graphs = uses_graphs
         self._graphs = StepGraphs(device)
+        self._prepared: _PreparedStep | None = None
         self._chunk_tokens: int | None = None
         self._angles = rope.table(config.max_position_embeddings)
         max_sampled = round_up(max_sampled, SAMPLED_MULTIPLE)
@@ -76,31 +87,50 @@ class CudaSteps:
             self.token_ring = torch.zeros(RING_ROWS, max_sampled, dtype=torch.int32, device=device)
         self._allocate(FIRST_CAPACITY)
 
+    def prepare(self, batch: Batch, kv: torch.Tensor) -> None:
+        """Plan a step, for a :meth:`run` of the same batch that follows: what takes the host
+        longest can be done before the step's input is there."""
+        plan = plan_step(batch.host, self._limits(batch.block_tokens))
+        shape = padded_shape(plan)
+        if not shape.can_be_captured:
+            shape = exact_shape(plan)
+        self._prepared = self._pack(plan, StepLayout(shape), batch, kv.shape[0] - 1)
+
     @torch.inference_mode()
     def run(
         self, forward: Forward, entering: torch.Tensor, batch: Batch, kv: torch.Tensor
     ) -> torch.Tensor:
         """``forward`` of one micro-batch; ``kv``'s last slot is scratch. Rows as in the batch."""
-        plan = plan_step(batch.host, self._limits(batch.block_tokens))
-        shape = padded_shape(plan)
-        if not shape.can_be_captured:
-            shape = exact_shape(plan)
-        layout = StepLayout(replace(shape, is_fed_back=batch.fed_back is not None))
-        self._ensure_room(plan, layout)
-        token_ids = entering.cpu().to(torch.int32).numpy() if self._is_first else None
-        self._send_words(plan, layout, batch, token_ids, kv.shape[0] - 1)
-        if not self._is_first:
+        if self._prepared is None or self._prepared.plan.host is not batch.host:
+            self.prepare(batch, kv)
+        prepared, self._prepared = self._prepared, None
+        assert prepared is not None
+        plan, layout = prepared.plan, prepared.layout
+        if self._is_first:
+            token_ids = entering.cpu().to(torch.int32).numpy()
+            pack_tokens(plan, layout, token_ids, batch.fed_back, prepared.words)
+            if batch.fed_back is not None:
+                layout = StepLayout(replace(layout.shape, is_fed_back=True))
+        else:
             self._workspace.entering[: len(entering)].copy_(entering)
+        self._workspace.send_words(prepared.num_words)
         return self._without_padding(self._run_shape(forward, layout), plan, layout.shape)
 
     def kernels_for(self, batch: Batch) -> FlashInferKernels:
         """For whoever runs something else than a whole step with them. Rows as in the batch, but
         that chunks of one token that follow longer ones are no decoding rows."""
         plan = plan_step(batch.host, self._limits(batch.block_tokens))
-        layout = StepLayout(exact_shape(plan))
+        prepared = self._pack(plan, StepLayout(exact_shape(plan)), batch, 0)
+        self._workspace.send_words(prepared.num_words)
+        return self._kernels(prepared.layout)
+
+    def _pack(
+        self, plan: StepPlan, layout: StepLayout, batch: Batch, scratch_slot: int
+    ) -> _PreparedStep:
         self._ensure_room(plan, layout)
-        self._send_words(plan, layout, batch, None, 0)
-        return self._kernels(layout)
+        words = self._workspace.begin_words()
+        num_words = pack_step(plan, layout, batch.block_tokens, scratch_slot, words)
+        return _PreparedStep(plan, layout, words, num_words)
 
     def _run_shape(self, forward: Forward, layout: StepLayout) -> torch.Tensor:
         def launch() -> torch.Tensor:
@@ -135,20 +165,6 @@ class CudaSteps:
 
     def _kernels(self, layout: StepLayout) -> FlashInferKernels:
         return FlashInferKernels(self._library, layout, self._workspace, self._angles)
-
-    def _send_words(
-        self,
-        plan: StepPlan,
-        layout: StepLayout,
-        batch: Batch,
-        token_ids: Int32s | None,
-        scratch_slot: int,
-    ) -> None:
-        words = self._workspace.begin_words()
-        num_words = pack_step(
-            plan, layout, token_ids, batch.fed_back, batch.block_tokens, scratch_slot, words
-        )
-        self._workspace.send_words(num_words)
 
     def _without_padding(
         self, leaving: torch.Tensor, plan: StepPlan, shape: StepShape
