@@ -63,7 +63,7 @@ def paged_attention(
     num_tiles, num_rows, rows_at, tile_rows = plan[:4]
     request_at, query_tile_at, chunk_at, merge_at, output_at, chunk_tokens_at = plan[4:10]
     results_at, scores_at, valid_at, is_graph, is_split = plan[10:]
-    assert (is_graph, is_split, results_at, layout, window, scores_out) == (1, 1, 0, 0, -1, None)
+    assert (is_graph, results_at, layout, window, scores_out) == (1, 0, 0, -1, None)
     assert len(more) == 13  # eight tensors that we leave out, five numbers
     scale = more[9]
     words = ints.view(torch.int32)
@@ -78,6 +78,8 @@ def paged_attention(
     chunk_tokens = table(chunk_tokens_at, 1)[0]
     output_starts = table(output_at, len(query_starts))
     valid = ints.view(torch.uint8)[valid_at : valid_at + num_tiles].tolist()
+    if not is_split:
+        valid = [1] * num_tiles
     tiles = zip(
         valid, table(request_at, num_tiles), table(query_tile_at, num_tiles),
         table(chunk_at, num_tiles), strict=True,
@@ -94,11 +96,14 @@ def paged_attention(
         first_page, last_page = page_starts[request : request + 2].tolist()
         query_len = last_query - first_query
         context_len = (last_page - first_page - 1) * page_tokens + int(last_page_tokens[request])
+        if last_page == first_page:
+            continue
         slots = pages[first_page:last_page].long()
         keys = key_blocks[slots].flatten(0, 1)[:context_len].float()
         values = value_blocks[slots].flatten(0, 1)[:context_len].float()
         begin, end = chunk * chunk_tokens, min((chunk + 1) * chunk_tokens, context_len)
         num_chunks = -(-context_len // chunk_tokens)
+        assert is_split or num_chunks == 1
         for packed in range(query_tile * tile_rows, (query_tile + 1) * tile_rows):
             row, in_group = divmod(packed, group)
             if row >= query_len:
@@ -111,6 +116,10 @@ def paged_attention(
                 logits = keys[seen, kv_head] @ queries[first_query + row, head].float() * scale
                 scores[place, head] = logits.logsumexp(0) if len(logits) else -math.inf
                 results[place, head] = logits.softmax(0) @ values[seen, kv_head]
+    if not is_split:
+        num_results = output_starts[-1]
+        out[:num_results] = results[:num_results].to(out.dtype)
+        return
     merge_starts = table(merge_at, num_rows + 1)
     for row in range(table(rows_at, 1)[0]):
         part = slice(merge_starts[row], merge_starts[row + 1])

@@ -82,7 +82,7 @@ class StepLayout:
             *(at["request"], at["query_tile"], at["chunk"]),
             *(at["merge_starts"], at["output_starts"], at["chunk_tokens"]),
             *(0, scores_offset_bytes, at["is_tile_valid"]),
-            *(1, 1),  # lists have a fixed length; contexts are cut into chunks
+            *(1, int(part.is_split)),  # lists have a fixed length
         ]
 
 
@@ -167,7 +167,7 @@ def _pack_part(
     _put(region("query_starts"), query_starts, part.num_rows)
     _put(region("page_starts"), page_starts, int(page_starts[-1]))
     _put(region("last_page_tokens"), last_page, 1)
-    _put(region("request"), tiles.request, 0)
+    _put(region("request"), tiles.request, part.num_requests)
     _put(region("query_tile"), tiles.query_tile, 0)
     _put(region("chunk"), tiles.chunk, 0)
     _put(region("output_starts"), tiles.output_starts, tiles.num_partial_results)

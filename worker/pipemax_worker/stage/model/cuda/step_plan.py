@@ -80,6 +80,7 @@ class PartShape:
     num_requests: int
     num_tiles: int
     tile_rows: int
+    is_split: bool
 
 
 @dataclass(frozen=True)
@@ -150,28 +151,35 @@ def exact_shape(plan: StepPlan) -> StepShape:
 
 def _exact_part(part: Part) -> PartShape:
     tiles = part.tiles
-    return PartShape(part.num_rows, part.num_requests, tiles.num_tiles, tiles.tile_rows)
+    return PartShape(
+        part.num_rows, part.num_requests, tiles.num_tiles, tiles.tile_rows, tiles.is_split
+    )
 
 
 def padded_shape(plan: StepPlan) -> StepShape:
-    """The next larger of the shapes that graphs are captured for."""
-    decode, prompts = plan.decode, plan.prompts
-    num_decode = round_up(decode.num_rows, 8)
-    num_prompt_rows = round_up(prompts.num_rows, 8 if prompts.num_rows <= 64 else 16)
-    num_prompts = prompts.num_requests
+    """The next larger of the shapes that graphs are captured for. There is always a request more
+    than there are: one without rows, whose tiles those are that only pad."""
+    decode, prompts = plan.decode.tiles, plan.prompts.tiles
+    num_decode = round_up(plan.decode.num_rows, 8)
+    num_rows = plan.prompts.num_rows
+    num_prompts = plan.prompts.num_requests
     return StepShape(
         PartShape(
-            num_decode, num_decode, round_up_quarter(decode.tiles.num_tiles, 32),
-            decode.tiles.tile_rows,
+            num_decode,
+            num_decode + 1,
+            round_up_quarter(decode.num_tiles, 32),
+            decode.tile_rows,
+            decode.is_split,
         ),
         PartShape(
-            num_prompt_rows,
-            round_up(num_prompts, MAX_GRAPH_PROMPTS),
-            round_up_quarter(prompts.tiles.num_tiles, 32),
-            prompts.tiles.tile_rows if num_prompts else 128,
+            round_up(num_rows, 8 if num_rows <= 64 else 16),
+            round_up(num_prompts + 1, MAX_GRAPH_PROMPTS) if num_prompts else 0,
+            round_up_quarter(prompts.num_tiles, 32),
+            prompts.tile_rows if num_prompts else 128,
+            prompts.is_split,
         ),
         round_up(len(plan.host.sample_rows), SAMPLED_MULTIPLE),
-    )  # fmt: skip
+    )
 
 
 def round_up(number: int, multiple: int) -> int:

@@ -95,6 +95,8 @@ class CudaSteps:
         if not shape.can_be_captured:
             shape = exact_shape(plan)
         self._prepared = self._pack(plan, StepLayout(shape), batch, kv.shape[0] - 1)
+        if not self._is_first:
+            self._workspace.send_words(self._prepared.num_words)
 
     @torch.inference_mode()
     def run(
@@ -109,11 +111,11 @@ class CudaSteps:
         if self._is_first:
             token_ids = entering.cpu().to(torch.int32).numpy()
             pack_tokens(plan, layout, token_ids, batch.fed_back, prepared.words)
+            self._workspace.send_words(prepared.num_words)
             if batch.fed_back is not None:
                 layout = StepLayout(replace(layout.shape, is_fed_back=True))
         else:
             self._workspace.entering[: len(entering)].copy_(entering)
-        self._workspace.send_words(prepared.num_words)
         return self._without_padding(self._run_shape(forward, layout), plan, layout.shape)
 
     def kernels_for(self, batch: Batch) -> FlashInferKernels:

@@ -53,6 +53,11 @@ class Tiles:
         return len(self.request)
 
     @property
+    def is_split(self) -> bool:
+        """Whether some row has several partial results, which are merged by a launch of its own."""
+        return self.num_partial_results > len(self.merge_starts) - 1
+
+    @property
     def num_partial_results(self) -> int:
         return int(self.merge_starts[-1])
 
