@@ -63,8 +63,13 @@ exactness: $(VENV)/.dev smollm2 ## Greedy tokens against transformers: every mod
 kill-test: $(VENV)/.worker ## 100 SIGKILLs across real runs: nothing lost, doubled or wrong
 	@OMP_NUM_THREADS=1 $(BIN)/python tools/kill_test.py
 
+.cache/versitygw:
+	@if command -v go >/dev/null; then \
+	  echo "Building an S3 server into $@ (two minutes on two cores; without Go: moto, too slow for 64)"; \
+	  GOBIN=$(CURDIR)/.cache go install github.com/versity/versitygw/cmd/versitygw@v1.8.0; fi
+
 .PHONY: many-workers
-many-workers: $(VENV)/.dev ## 64 worker processes on one S3 job, a third killed or frozen
+many-workers: $(VENV)/.dev .cache/versitygw ## 64 worker processes on one S3 job, a third killed or frozen
 	@$(BIN)/python tools/many_workers.py
 
 .PHONY: dataset-scale

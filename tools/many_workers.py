@@ -29,7 +29,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "worker")]
 
-from kit.s3_server import S3Server  # noqa: E402 (the path is set above)
+from kit.s3_gateway import BINARY, S3Gateway  # noqa: E402 (the path is set above)
+from kit.s3_server import S3Server  # noqa: E402
 from pipemax_worker.dataset.object_store import ObjectStore  # noqa: E402
 from pipemax_worker.dataset.s3_store import open_s3  # noqa: E402
 from synthetic_worker import (  # noqa: E402
@@ -59,6 +60,7 @@ class Trial:
     num_killed: int
     num_frozen: int
     seed: int
+    server: str
 
     @property
     def num_lines(self) -> int:
@@ -85,7 +87,9 @@ class Process:
         return self.killed is not None or self.frozen is not None
 
 
-def run_worker(uri: str, server: S3Server, path: Path, name: str, report: Path, t: Trial) -> None:
+def run_worker(
+    uri: str, server: S3Server | S3Gateway, path: Path, name: str, report: Path, t: Trial
+) -> None:
     """The life of one worker process."""
     store = TimedStore(open_s3(uri, server.environment))
     start = time.monotonic()
@@ -107,7 +111,9 @@ def run_worker(uri: str, server: S3Server, path: Path, name: str, report: Path, 
     report.write_text(json.dumps(told))
 
 
-def start_workers(uri: str, server: S3Server, path: Path, folder: Path, t: Trial) -> list[Process]:
+def start_workers(
+    uri: str, server: S3Server | S3Gateway, path: Path, folder: Path, t: Trial
+) -> list[Process]:
     """Fork: imports cost a second of a core each otherwise."""
     processes = []
     for number in range(t.num_workers):
@@ -238,7 +244,7 @@ def report(t: Trial, f: Figures, load: float, violation: str | None) -> None:
         f"({f.num_woken} woken before the end); {t.num_lines} lines of {t.line_bytes} bytes, "
         f"{1000 * t.line_seconds:.0f} ms each\n"
         f"started over {t.seconds * STARTED_WITHIN_RATIO:.0f} s; "
-        f"one S3 server process (moto) on loopback; {os.cpu_count()} cores, "
+        f"one S3 server process ({t.server}) on loopback; {os.cpu_count()} cores, "
         f"load average {load:.1f}; {platform.python_implementation()} {platform.python_version()}\n"
         f"  time              {f.seconds:.0f} s until the last line\n"
         f"  claims, heartbeats {100 * f.cost_ratio:.2f} % of the workers' time (goal: under 1)\n"
@@ -268,6 +274,8 @@ def main() -> int:
     parser.add_argument("--line-bytes", type=int, default=2048)
     parser.add_argument("--disturbed", type=int, help="killed or frozen (default: a third)")
     parser.add_argument("--seed", type=int, default=0)
+    default = "versitygw" if BINARY.exists() else "moto"
+    parser.add_argument("--server", choices=["versitygw", "moto"], default=default)
     arguments = parser.parse_args()
     num_disturbed = arguments.workers // 3 if arguments.disturbed is None else arguments.disturbed
     t = Trial(
@@ -278,13 +286,14 @@ def main() -> int:
         num_disturbed - num_disturbed // 2,
         num_disturbed // 2,
         arguments.seed,
+        arguments.server,
     )
     return run(t)
 
 
 def run(t: Trial) -> int:
     """The trial, from the bucket to the verdict."""
-    server = S3Server()
+    server = S3Gateway() if t.server == "versitygw" else S3Server()
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = Path(folder) / "input.jsonl"

@@ -94,6 +94,7 @@ def test_a_small_trial_of_the_millions(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_small_trial_of_the_many(root: Path) -> None:
     """Three processes, none disturbed: whether the figures are good is for the whole trial."""
     options = ["--workers", "3", "--seconds", "2", "--mebibytes", "1", "--disturbed", "0"]
+    options += ["--server", "moto"]
     command = [sys.executable, str(root / "tools" / "many_workers.py"), *options]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "every line has exactly one" in ended.stdout, ended.stderr
