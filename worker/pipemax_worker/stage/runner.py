@@ -9,6 +9,7 @@ driver because messages are finished in turn.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ from pipemax_worker.stage.parts import (
     TokenSink,
 )
 from pipemax_worker.stage.step_timer import DeviceTimer, HostTimer, StepTimer, StepTimes
+
+POLL_SECONDS = 2e-5
 
 UNKNOWN_TOKEN = pack_int32([0])
 """Stands for a token that only the device knows."""
@@ -120,8 +123,8 @@ class StageRunner:
     def _next_message(self, inbox: Inbox) -> StageInput | Shutdown:
         """Meanwhile launched steps are finished and landed copies reported, each when it is time.
 
-        While a step is computed its end is polled for, and so is the inbox: a wait that ends with
-        the first of both would have to be woken up through the kernel, which takes longer.
+        While a step is computed its end is polled for, and so is the inbox, with short sleeps: the
+        threads that copy need Python's lock in between.
         """
         while True:
             if not self._launched:
@@ -132,6 +135,8 @@ class StageRunner:
                 message = inbox.receive_now()
                 if message is None and self._launched[0].is_done:
                     self._finish_first()
+                elif message is None:
+                    time.sleep(POLL_SECONDS)
             if message is not None:
                 return message
 
