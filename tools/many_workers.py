@@ -20,8 +20,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,10 +40,10 @@ from synthetic_worker import (  # noqa: E402
     record_offsets,
     write_input,
 )
+from worker_figures import Figures, Process, by_folder, count_kept, measure  # noqa: E402
 
 STEP_SECONDS = 0.5
 STARTED_WITHIN_RATIO = 0.04
-CLAIM_FOLDERS = ("ledger/claims", "ledger/done", "ledger/retries", "ledger/workers")
 MAX_COST_RATIO = 0.01
 MAX_SPREAD_RATIO = 0.02
 
@@ -70,21 +69,6 @@ class Trial:
     def line_seconds(self) -> float:
         """Of one worker."""
         return self.seconds * self.num_workers / self.num_lines
-
-
-@dataclass
-class Process:
-    """``killed`` and ``frozen`` are moments; the latter of two is when it is woken."""
-
-    pid: int
-    name: str
-    report: Path
-    killed: float | None = None
-    frozen: tuple[float, float] | None = None
-
-    @property
-    def is_disturbed(self) -> bool:
-        return self.killed is not None or self.frozen is not None
 
 
 def run_worker(
@@ -185,60 +169,7 @@ def check_records(store: ObjectStore, path: Path) -> str | None:
     return f"{doubled} lines have more than one record" if doubled else None
 
 
-@dataclass(frozen=True)
-class Figures:
-    cost_ratio: float
-    spread_ratio: float
-    spread_with_woken_ratio: float
-    seconds: float
-    num_computed: int
-    num_calls: int
-    call_seconds: float
-    num_woken: int
-    seconds_by_folder: dict[str, float]
-    calls_by_folder: dict[str, int]
-
-
-def measure(processes: list[Process], start: float) -> Figures:
-    """Times are of the workers that nobody disturbed; finishing together is also asked of those
-    that were woken before the job ended."""
-    told = {p.name: json.loads(p.report.read_text()) for p in processes if p.report.exists()}
-    calm = [told[p.name] for p in processes if not p.is_disturbed]
-    seconds = max(one["last_work"] for one in calm) - start
-    woken = [
-        told[p.name]
-        for p in processes
-        if p.frozen is not None and p.frozen[1] < start + 0.9 * seconds and p.name in told
-    ]
-    claims = sum(one["store_seconds"].get(f, 0.0) for one in calm for f in CLAIM_FOLDERS)
-    return Figures(
-        cost_ratio=claims / sum(one["last_work"] - start for one in calm),
-        spread_ratio=_spread(calm, start),
-        spread_with_woken_ratio=_spread([*calm, *woken], start),
-        seconds=seconds,
-        num_computed=sum(one["num_computed"] for one in told.values()),
-        num_calls=sum(sum(one["store_calls"].values()) for one in calm),
-        call_seconds=sum(sum(one["store_seconds"].values()) for one in calm),
-        num_woken=len(woken),
-        seconds_by_folder=_sums(one["store_seconds"] for one in calm),
-        calls_by_folder=_sums(one["store_calls"] for one in calm),
-    )
-
-
-def _sums(counts: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    total: defaultdict[str, Any] = defaultdict(int)
-    for one in counts:
-        for name, count in one.items():
-            total[name] += count
-    return dict(total)
-
-
-def _spread(told: Iterable[dict[str, Any]], start: float) -> float:
-    ends = [one["last_work"] - start for one in told]
-    return (max(ends) - min(ends)) / max(ends)
-
-
-def report(t: Trial, f: Figures, load: float, violation: str | None) -> None:
+def report(t: Trial, f: Figures, num_kept: int, load: float, violation: str | None) -> None:
     print(
         f"{t.num_workers} worker processes, {t.num_killed} killed, {t.num_frozen} frozen "
         f"({f.num_woken} woken before the end); {t.num_lines} lines of {t.line_bytes} bytes, "
@@ -252,16 +183,10 @@ def report(t: Trial, f: Figures, load: float, violation: str | None) -> None:
         f"{100 * f.spread_with_woken_ratio:.2f} % with those that were woken (goal: 2)\n"
         f"  store             {f.num_calls / f.seconds:.0f} calls/s by the undisturbed, "
         f"{1000 * f.call_seconds / max(1, f.num_calls):.1f} ms each\n"
-        f"                    {_by_folder(f)}\n"
-        f"  computed twice    {max(0, f.num_computed - t.num_lines)} lines or more\n"
+        f"                    {by_folder(f)}\n"
+        f"  for nothing       {f.num_computed - num_kept} lines of those that were not killed: "
+        "theirs were taken over\n"
         f"  records           {violation or 'every line has exactly one'}"
-    )
-
-
-def _by_folder(f: Figures) -> str:
-    return ", ".join(
-        f"{folder} {count} ({1000 * f.seconds_by_folder[folder] / count:.0f} ms)"
-        for folder, count in sorted(f.calls_by_folder.items())
     )
 
 
@@ -309,9 +234,10 @@ def run(t: Trial) -> int:
             if not open_ledger(store, path).is_finished:
                 violation = "not every range is done"
             figures = measure(processes, start)
+            num_kept = count_kept(store, processes)
         finally:
             server.stop()
-    report(t, figures, load, violation)
+    report(t, figures, num_kept, load, violation)
     is_met = figures.cost_ratio < MAX_COST_RATIO and figures.spread_ratio < MAX_SPREAD_RATIO
     return 0 if is_met and violation is None else 1
 
