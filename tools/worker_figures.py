@@ -94,6 +94,6 @@ def count_kept(store: ObjectStore, processes: list[Process]) -> int:
 
 def by_folder(f: Figures) -> str:
     return ", ".join(
-        f"{folder} {count} ({1000 * f.secondsby_folder[folder] / count:.0f} ms)"
-        for folder, count in sorted(f.callsby_folder.items())
+        f"{folder} {count} ({1000 * f.seconds_by_folder[folder] / count:.0f} ms)"
+        for folder, count in sorted(f.calls_by_folder.items())
     )
