@@ -94,11 +94,13 @@ class LocalStore:
         Raises OutputError if the folder cannot be made or written, or has no atomic create.
         """
         key = f"{_TEMPORARY_FOLDER}/probe-{uuid.uuid4().hex}"
-        created = self.put_if_absent(key, b"probe")
-        with self._temporary_file(b"again") as temporary:
-            taken = not _link(temporary, self._path(key))
-        kept = self.get(key) == b"probe"
-        self.delete(key)
+        try:
+            created = self.put_if_absent(key, b"probe")
+            with self._temporary_file(b"again") as temporary:
+                taken = not _link(temporary, self._path(key))
+            kept = self.get(key) == b"probe"
+        finally:  # on a full disk the second write fails, and the first file is there
+            self.delete(key)
         if not (created and taken and kept):
             raise OutputError(
                 f"{self._root}: the file system does not create files atomically, so results could "

@@ -65,7 +65,9 @@ def _is_running(worker: WorkerName) -> bool:
         return False
     except OSError:
         pass  # it is there and not ours
-    return _start_ticks(worker.pid) == worker.start
+    state, start = _state_and_start(worker.pid)
+    # A zombie has ended; its parent, a container's first process perhaps, has not noticed yet.
+    return start == worker.start and state not in ("Z", "X")
 
 
 def _boot_id() -> str:
@@ -76,10 +78,15 @@ def _boot_id() -> str:
 
 
 def _start_ticks(pid: int) -> str:
+    return _state_and_start(pid)[1]
+
+
+def _state_and_start(pid: int) -> tuple[str, str]:
+    """The kernel's letter for the state, and the start time in clock ticks since boot."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return _UNKNOWN
+        return _UNKNOWN, _UNKNOWN
     # The second field, the command in brackets, may hold anything; count behind it.
     fields = status.rpartition(")")[2].split()
-    return fields[_START_TICKS_FIELD - 2]
+    return fields[0], fields[_START_TICKS_FIELD - 2]

@@ -159,6 +159,24 @@ def test_probe_proves_and_tidies(store: LocalStore) -> None:
     assert _files(Path(store.place)) == {".tmp/young"}
 
 
+def test_probe_leaves_nothing_when_the_disk_fills_under_it(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, calls = os.fsync, []
+
+    def full_after_the_first_file(descriptor: int) -> None:
+        calls.append(descriptor)
+        if any(Path(store.place).rglob("probe-*")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_after_the_first_file)
+    with pytest.raises(OutputError, match="disk is full"):
+        store.probe()
+    assert calls
+    assert _files(Path(store.place)) == set()
+
+
 def test_probe_refuses_a_file_system_without_atomic_create(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

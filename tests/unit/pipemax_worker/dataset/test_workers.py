@@ -52,6 +52,17 @@ def test_a_killed_process_is_known_to_be_dead_and_a_frozen_one_is_not() -> None:
     assert is_known_dead(name, name_this_worker())
 
 
+def test_a_zombie_whose_parent_does_not_reap_is_known_to_be_dead() -> None:
+    """As in a container whose first process does not wait for what was handed down to it."""
+    process, name = _start_worker()
+    try:
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert is_known_dead(name, name_this_worker())
+    finally:
+        process.communicate()
+
+
 def test_a_process_id_that_was_given_again_is_another_process() -> None:
     this = parse_worker_name(name_this_worker())
     assert this is not None
