@@ -15,7 +15,7 @@ import torch
 from pipemax_worker.contract.transfers import CopyJob
 from pipemax_worker.stage.kv.memory import row_buffers
 from pipemax_worker.stage.kv.nvme import NVMeKVFile
-from pipemax_worker.stage.kv.runs import SlotRun, split_into_runs
+from pipemax_worker.stage.kv.runs import split_into_runs
 from pipemax_worker.stage.model.native.library import load_library
 
 MAX_RUN_BYTES = 16 << 20
@@ -86,45 +86,6 @@ class MemoryCopier:
                 source + run.source * row_bytes,
                 run.length * row_bytes,
             )
-
-
-class CudaCopier:
-    """Between device memory and pinned host memory, on a stream of its own.
-
-    The stream waits for the mark's event, so a load starts after the forward that used its target,
-    and a store after the forward that fills its source.
-    """
-
-    def __init__(self, source: torch.Tensor, target: torch.Tensor, host_chunk_slots: int) -> None:
-        self._source, self._target = source, target
-        self._host_chunk_slots = host_chunk_slots
-        self._device = source.device if source.is_cuda else target.device
-        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-
-    def mark(self) -> torch.cuda.Event:
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self._device))
-        return event
-
-    def copy(self, job: CopyJob, mark: torch.cuda.Event | None) -> CopyOutcome:
-        runs = split_into_runs(
-            job, max_run_slots(self._source.shape[1]), boundary=self._host_chunk_slots
-        )
-        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(self._stream):
-            if mark is not None:
-                self._stream.wait_event(mark)
-            start.record(self._stream)
-            for run in runs:
-                self._enqueue(run)
-            end.record(self._stream)
-        end.synchronize()
-        return CopyOutcome(start.elapsed_time(end) / 1e3)
-
-    def _enqueue(self, run: SlotRun) -> None:
-        source = self._source[run.source : run.source + run.length]
-        self._target[run.target : run.target + run.length].copy_(source, non_blocking=True)
 
 
 class DemoteCopier:

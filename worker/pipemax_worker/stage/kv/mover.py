@@ -24,11 +24,11 @@ from pipemax_worker.errors import InvariantError
 from pipemax_worker.stage.kv.copiers import (
     Copier,
     CopyOutcome,
-    CudaCopier,
     DemoteCopier,
     MemoryCopier,
     PromoteCopier,
 )
+from pipemax_worker.stage.kv.cuda_copier import CudaCopier
 from pipemax_worker.stage.kv.device import DeviceKVCache
 from pipemax_worker.stage.kv.host import HostKVCache
 from pipemax_worker.stage.kv.link import CopyLink, OrderedCopy

@@ -6,8 +6,12 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pipemax_worker.contract.transfers import CopyJob
+
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
 
 
 class SlotRun(NamedTuple):
@@ -25,14 +29,8 @@ def split_into_runs(job: CopyJob, max_length: int, boundary: int | None = None) 
 
     No run crosses a multiple of ``boundary`` on either side (pinned memory ends there).
     """
-    source = np.frombuffer(job.source_slots, dtype=np.int32)
-    target = np.frombuffer(job.target_slots, dtype=np.int32)
-    if len(source) == 0:
-        return []
-    is_start = (np.diff(source) != 1) | (np.diff(target) != 1)
-    if boundary is not None:
-        is_start |= (source[1:] % boundary == 0) | (target[1:] % boundary == 0)
-    edges = [0, *(np.flatnonzero(is_start) + 1).tolist(), len(source)]
+    source, target, starts = _find_starts(job, boundary)
+    edges = [*starts.tolist(), len(source)]
     sources, targets = source.tolist(), target.tolist()
     runs = []
     for start, end in itertools.pairwise(edges):
@@ -40,3 +38,21 @@ def split_into_runs(job: CopyJob, max_length: int, boundary: int | None = None) 
             length = min(max_length, end - position)
             runs.append(SlotRun(position, sources[position], targets[position], length))
     return runs
+
+
+def find_runs(job: CopyJob, boundary: int | None = None) -> tuple[Int64s, Int64s, Int64s]:
+    """(source, target, length) of the same runs as arrays, of any length."""
+    source, target, starts = _find_starts(job, boundary)
+    lengths = np.diff(starts, append=len(source))
+    return source[starts].astype(np.int64), target[starts].astype(np.int64), lengths
+
+
+def _find_starts(job: CopyJob, boundary: int | None) -> tuple[Int32s, Int32s, Int64s]:
+    """All slots, and the positions where runs start."""
+    source = np.frombuffer(job.source_slots, dtype=np.int32)
+    target = np.frombuffer(job.target_slots, dtype=np.int32)
+    is_start = np.ones(len(source), bool)
+    is_start[1:] = (np.diff(source) != 1) | (np.diff(target) != 1)
+    if boundary is not None:
+        is_start |= (source % boundary == 0) | (target % boundary == 0)
+    return source, target, np.flatnonzero(is_start)
