@@ -7,7 +7,7 @@ import msgspec
 from pipemax_worker.contract.messages import NewRequest, ScheduledRequest, StageInput
 from pipemax_worker.contract.transfers import CopyJob, pack_int32
 from pipemax_worker.engine.request_state import RequestState
-from pipemax_worker.performance.batch_shape import BatchShape
+from pipemax_worker.performance.batch_shape import BatchShape, count_prompt_pairs
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -29,6 +29,9 @@ class MessageDraft:
         self.rows: list[ScheduledRequest] = []
         self.states: list[RequestState] = []
         self.num_sampled = 0
+        self.num_tokens = 0
+        self.num_kv_tokens = 0
+        self.num_prompt_pairs = 0
         self.new_requests: list[NewRequest] = []
         self.finished_ids: list[int] = []
         self.stores: list[CopyJob] = []
@@ -41,9 +44,9 @@ class MessageDraft:
 
     @property
     def shape(self) -> BatchShape:
-        num_tokens = sum(row.num_new_tokens for row in self.rows)
-        num_kv_tokens = num_tokens + sum(row.num_computed_tokens for row in self.rows)
-        return BatchShape(num_tokens, num_kv_tokens, len(self.rows))
+        return BatchShape(
+            self.num_tokens, self.num_kv_tokens, len(self.rows), self.num_prompt_pairs
+        )
 
     def add_row(self, state: RequestState, num_new_tokens: int, device_slots: bytes) -> bool:
         """Append the next ``num_new_tokens`` of ``state``, introduced to the stages if it is new;
@@ -61,6 +64,10 @@ class MessageDraft:
         self.rows.append(row)
         self.states.append(state)
         self.num_sampled += needs_sample
+        self.num_tokens += num_new_tokens
+        self.num_kv_tokens += end
+        if num_new_tokens > 1:
+            self.num_prompt_pairs += count_prompt_pairs(start, num_new_tokens)
         return needs_sample
 
     def build(self, sequence: int, micro_batch_id: int) -> Plan:

@@ -13,7 +13,9 @@ class HardwareProfile(msgspec.Struct, frozen=True):
     """One stage's device, its link to the host and the NVMe below.
 
     Bandwidths are what a stage gets while all stages copy at once, in bytes per second.
-    ``step_overhead_seconds`` is a step's fixed cost: launches, sampling, the hop to the next stage.
+    ``step_overhead_seconds`` is a step's fixed cost: launches, sampling, the hop to the next stage;
+    ``layer_overhead_seconds`` comes to it for each layer. ``tile_tokens``: what GEMM rows are
+    padded to above one such tile, 0 for nothing.
     """
 
     name: str
@@ -24,6 +26,8 @@ class HardwareProfile(msgspec.Struct, frozen=True):
     host_to_nvme_bytes_per_second: float
     nvme_to_host_bytes_per_second: float
     step_overhead_seconds: float
+    layer_overhead_seconds: float = 0.0
+    tile_tokens: int = 0
 
     def link_bandwidth(self, source: Tier, target: Tier) -> float:
         """Bytes per second from ``source`` to ``target``, which are neighbours."""

@@ -1,0 +1,110 @@
+"""What a step costs a stage, as functions of its shape: the priors that an estimator corrects.
+
+Three forms, one protocol. The *roofline* knows nominal speeds alone:
+
+    T = max(weight_bytes / BW, 2 * parameters * tokens / FLOPS) + kv_bytes / BW + overhead
+
+so it has the plateau: up to the knee, where the FLOPS of a step take as long as reading the
+weights, a further token is free. The *table* (``step_table``) has measured GEMM times, with their
+tile steps. The *linear* form (``linear_cost``) is that of PipeMax (arXiv 2605.02189).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from pipemax_worker.performance.batch_shape import BatchShape
+from pipemax_worker.performance.hardware import HardwareProfile
+
+_FLOPS_PER_PAIR_AND_ELEMENT = 4
+"""Of attention: a multiplication and an addition for the score, and again for the value."""
+
+
+class StageCost(msgspec.Struct, frozen=True):
+    """What one stage holds.
+
+    weight_bytes          read from memory once a step.
+    num_parameters        multiplied with every token.
+    kv_bytes_per_token    of this stage's layers.
+    num_head_parameters   of the LM head, multiplied with one token a row; 0 if the stage has none,
+                          or if they are counted with the others.
+    attention_width       query heads x head size x layers: elements of a (query, key) pair.
+    num_layers            of this stage; each has its launches.
+    """
+
+    weight_bytes: int
+    num_parameters: int
+    kv_bytes_per_token: int
+    num_head_parameters: int = 0
+    attention_width: int = 0
+    num_layers: int = 0
+
+
+class StepCost(Protocol):
+    """A prior: pure."""
+
+    @property
+    def num_stages(self) -> int: ...
+
+    def stage_seconds(self, shape: BatchShape, stage: int) -> float:
+        """Seconds that ``stage`` computes for ``shape``."""
+        ...
+
+
+class RooflineCost:
+    """See the module. ``tile_tokens`` of the profile: above one tile, GEMM rows are padded to whole
+    tiles; 0: never."""
+
+    def __init__(self, profile: HardwareProfile, stages: Sequence[StageCost]) -> None:
+        self.profile = profile
+        self.stages = tuple(stages)
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.stages)
+
+    def stage_seconds(self, shape: BatchShape, stage: int) -> float:
+        cost, profile = self.stages[stage], self.profile
+        num_rows = padded_tokens(shape.num_tokens, profile.tile_tokens)
+        products = num_rows * cost.num_parameters + shape.num_requests * cost.num_head_parameters
+        gemm_seconds = max(
+            cost.weight_bytes / profile.memory_bandwidth_bytes_per_second,
+            2 * products / profile.flops_per_second,
+        )
+        return gemm_seconds + attention_seconds(profile, cost, shape) + fixed_seconds(profile, cost)
+
+    @property
+    def knee_tokens(self) -> int:
+        """Tokens up to which a step of the slowest stage costs no more than its weights' reading.
+
+        By nominal speeds; a further prefill token is nearly free below it.
+        """
+        return max(1, int(min(map(self._knee, self.stages))))
+
+    def _knee(self, cost: StageCost) -> float:
+        parameters = max(1, cost.num_parameters + cost.num_head_parameters)
+        per_token = 2 * parameters / self.profile.flops_per_second
+        return cost.weight_bytes / self.profile.memory_bandwidth_bytes_per_second / per_token
+
+
+def attention_seconds(profile: HardwareProfile, cost: StageCost, shape: BatchShape) -> float:
+    """Reading the KV once, and the arithmetic of prompts where that takes longer than nothing."""
+    read_seconds = (
+        shape.num_kv_tokens * cost.kv_bytes_per_token / profile.memory_bandwidth_bytes_per_second
+    )
+    flops = _FLOPS_PER_PAIR_AND_ELEMENT * shape.num_prompt_pairs * cost.attention_width
+    return read_seconds + flops / profile.flops_per_second
+
+
+def fixed_seconds(profile: HardwareProfile, cost: StageCost) -> float:
+    return profile.step_overhead_seconds + cost.num_layers * profile.layer_overhead_seconds
+
+
+def padded_tokens(num_tokens: int, tile_tokens: int) -> int:
+    """Rows that a GEMM computes for ``num_tokens``: whole tiles above the first."""
+    if tile_tokens <= 0 or num_tokens <= tile_tokens:
+        return num_tokens
+    return -(-num_tokens // tile_tokens) * tile_tokens
