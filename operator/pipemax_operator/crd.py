@@ -23,6 +23,7 @@ _SECTIONS_WITH_DEFAULTS = (
     "engine",
     "kvCache",
     "errorPolicy",
+    "nodeLoss",
     "scheduling",
 )
 

@@ -44,12 +44,14 @@ PLACE_PATTERNS: tuple[str, ...] = (
 UNIQUE_LISTS = ("spec.input.uris", "spec.model.aliases")
 
 # What a record's text depends on, and what a pod was built with: another value is another job.
+# What may change: suspend, deadline, startDeadline, ttlSecondsAfterFinished, nodeLoss.policy and
+# nodeLoss.replaceAfter at once; parallelism.nodes, for workers share the input as it comes;
+# errorPolicy and nodeLoss.takeOverAfter for workers that start afterwards.
 IMMUTABLE_FIELDS = (
     "model",
     "input",
     "output",
     "sampling",
-    "parallelism",
     "engine",
     "kvCache",
     "resumeFrom",
@@ -80,6 +82,14 @@ def _transition_rules() -> list[Rule]:
             f".{name}",
         )
         for name in IMMUTABLE_FIELDS
+    ] + [
+        Rule(
+            "spec.parallelism",
+            "has(self.stagesPerNode) == has(oldSelf.stagesPerNode) && "
+            "(!has(self.stagesPerNode) || self.stagesPerNode == oldSelf.stagesPerNode)",
+            "spec.parallelism.stagesPerNode cannot be changed: make a new InferenceJob",
+            ".stagesPerNode",
+        )
     ]
 
 
@@ -105,6 +115,14 @@ CEL_RULES: tuple[Rule, ...] = (
         "several nodes need a store that they share: pvc:// or s3://, or shared: true if this path "
         "is the same folder on all of them",
         ".output.uri",
+    ),
+    Rule(
+        "spec",
+        "!has(self.nodeLoss.policy) || self.nodeLoss.policy != 'Replace' || self.output.shared || "
+        "self.output.uri.matches('^(?i:s3|pvc)://')",
+        "expected Wait: the output is on the lost node alone (shared: true says that its path is "
+        "the same folder on all nodes)",
+        ".nodeLoss.policy",
     ),
     Rule(
         "spec.sampling",

@@ -93,6 +93,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"parallelism.nodes": 2, "output.uri": "hostPath:///out"},
         "spec.output.uri",
     ),
+    "replacing a worker whose output is on the lost node": (
+        {"nodeLoss.policy": "Replace", "output.uri": "hostPath:///out"},
+        "spec.nodeLoss.policy",
+    ),
+    "unknown policy for lost nodes": ({"nodeLoss.policy": "Retry"}, "spec.nodeLoss.policy"),
     "minTokens above maxTokens": (
         {"sampling.minTokens": 9, "sampling.maxTokens": 8},
         "spec.sampling.minTokens",
@@ -136,6 +141,13 @@ ACCEPTED: dict[str, dict[str, Any]] = {
         "output.uri": "hostPath:///nfs/out",
         "output.shared": True,
     },
+    "lost workers replaced": {
+        "nodeLoss.policy": "Replace",
+        "nodeLoss.replaceAfter": "90s",
+        "output.uri": "hostPath:///nfs/out",
+        "output.shared": True,
+    },
+    "lost nodes waited for": {"nodeLoss.policy": "Wait", "output.uri": "hostPath:///out"},
     "hub id": {"model.uri": "organisation/name", "model.revision": "main"},
     "nvme": {"kvCache.nvme": NVME, "kvCache.host": "200Gi"},
     "nvme on a claim": {
@@ -167,8 +179,18 @@ def test_what_a_record_depends_on_cannot_change(
         ({"sampling.temperature": 0.5}, "spec.sampling"),
         ({"output.uri": "s3://results/other/"}, "spec.output"),
         ({"resumeFrom": "s3://results/earlier/"}, "spec.resumeFrom"),
+        ({"parallelism.stagesPerNode": 4}, "spec.parallelism.stagesPerNode"),
     ):
         said = create(control_plane, namespace, job(changes))
         assert f"{field} cannot be changed" in said, said
-    said = create(control_plane, namespace, job({"suspend": True, "deadline": "3h"}))
+    changes = {
+        "suspend": True,
+        "deadline": "3h",
+        "startDeadline": "1h",
+        "ttlSecondsAfterFinished": 60,
+        "parallelism.nodes": 3,
+        "nodeLoss": {"policy": "Wait", "replaceAfter": "1h"},
+        "errorPolicy.maxFailedCount": 9,
+    }
+    said = create(control_plane, namespace, job(changes))
     assert "configured" in said

@@ -11,6 +11,7 @@ from pipemax_worker.job.engine import EngineSpec, ParallelismSpec
 from pipemax_worker.job.kv_cache import KvCacheSpec
 from pipemax_worker.job.model_source import ModelSpec
 from pipemax_worker.job.names import ImageName
+from pipemax_worker.job.node_loss import NodeLossSpec
 from pipemax_worker.job.places import FolderUri, PlaceUri, parse_place
 from pipemax_worker.job.quantities import Duration
 from pipemax_worker.job.sampling import SamplingSpec
@@ -55,6 +56,11 @@ class OutputSpec(Section):
     """Says that a path is the same folder on all nodes (NFS, say). Needed with more than one node
     unless the place is `pvc://` or `s3://`."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several nodes see the same records."""
+        return self.shared or parse_place(self.uri).is_shared
+
 
 class ErrorPolicySpec(Section):
     """How many failed requests fail the job. A failed request always gets an error record."""
@@ -77,6 +83,7 @@ class InferenceJobSpec(Section):
     engine: EngineSpec = Field(default_factory=EngineSpec)
     kv_cache: KvCacheSpec = Field(default_factory=KvCacheSpec)
     error_policy: ErrorPolicySpec = Field(default_factory=ErrorPolicySpec)
+    node_loss: NodeLossSpec = Field(default_factory=NodeLossSpec)
 
     grace_period_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
     """Time to flush records and to park KV when the job is stopped."""
@@ -104,13 +111,26 @@ class InferenceJobSpec(Section):
     image: ImageName | None = None
     """Image of the worker. Absent: the one that belongs to the operator."""
 
+    @property
+    def replaces_lost_workers(self) -> bool:
+        """``nodeLoss.policy``, resolved: a replacement that does not reach the output would begin
+        anew."""
+        if self.node_loss.policy is None:
+            return self.output.is_shared
+        return self.node_loss.policy == "Replace"
+
     def broken_rules(self) -> Iterator[BrokenRule]:
         if self.output.uri in self.input.all_uris:
             yield BrokenRule(
                 "output.uri", f"found {self.output.uri!r}, expected another place than the input"
             )
-        is_shared = self.output.shared or parse_place(self.output.uri).is_shared
-        if self.parallelism.nodes > 1 and not is_shared:
+        if self.node_loss.policy == "Replace" and not self.output.is_shared:
+            yield BrokenRule(
+                "nodeLoss.policy",
+                f"found Replace, expected Wait: {self.output.uri!r} is on the lost node alone (if "
+                "it is the same folder on all nodes, say so with output.shared: true)",
+            )
+        if self.parallelism.nodes > 1 and not self.output.is_shared:
             yield BrokenRule(
                 "output.uri",
                 f"found {self.output.uri!r}, expected pvc:// or s3://: {self.parallelism.nodes} "

@@ -36,6 +36,13 @@ FAULTS = {
     "parallelism: {nodes: 0}": (
         "job.yaml:{line}: spec.parallelism.nodes: found 0, expected at least 1"
     ),
+    "nodeLoss: {policy: Replace}": (
+        "job.yaml:{line}: spec.nodeLoss.policy: found Replace, expected Wait: 'out' is on the lost "
+        "node alone (if it is the same folder on all nodes, say so with output.shared: true)"
+    ),
+    "nodeLoss: {policy: Retry}": (
+        "job.yaml:{line}: spec.nodeLoss.policy: found 'Retry', expected one of Replace, Wait"
+    ),
     "parallelism: 4": "job.yaml:{line}: spec.parallelism: found 4, expected a mapping",
     "sampling:\n  temperature: hot": (
         "job.yaml:{next}: spec.sampling.temperature: found 'hot', expected a number"

@@ -94,3 +94,23 @@ def test_a_spec_never_changes() -> None:
     spec = spec_of()
     with pytest.raises(ValidationError, match="frozen"):
         spec.suspend = True  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("output", "policy", "replaces"),
+    [
+        ("{uri: out}", "", False),
+        ("{uri: 'hostPath:///out'}", "policy: Wait", False),
+        ("{uri: 'hostPath:///nfs/x', shared: true}", "", True),
+        ("{uri: 'hostPath:///nfs/x', shared: true}", "policy: Replace", True),
+        ("{uri: 'pvc://results/x'}", "", True),
+        ("{uri: 's3://results/x'}", "", True),
+        ("{uri: 's3://results/x'}", "policy: Wait", False),
+    ],
+)
+def test_a_lost_worker_is_replaced_where_its_successor_reaches_the_output(
+    output: str, policy: str, replaces: bool
+) -> None:
+    spec = spec_of(f"nodeLoss: {{{policy}}}", output=output)
+    assert spec.replaces_lost_workers is replaces
+    assert (spec.node_loss.replace_after, spec.node_loss.take_over_after) == (300, 60)
