@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from pipemax_worker.contract.messages import PARK_INDEX_NAME
 from pipemax_worker.errors import KVTierError
+from pipemax_worker.telemetry.progress import format_bytes
 
 FOLDER_PREFIX = "pipemax-kv-"
 PARKED_DAYS = 7
@@ -26,6 +28,7 @@ PARKED_DAYS = 7
 
 _YOUNG_SECONDS = 60.0
 _PARKED_SECONDS = PARKED_DAYS * 86400.0
+_STAT_BLOCK_BYTES = 512
 
 
 class RunFolder:
@@ -50,13 +53,15 @@ def derive_job_key(output_place: str) -> str:
 
 @contextlib.contextmanager
 def nvme_run_folder(
-    folder: Path | None, is_wanted: bool, job_key: str = "run"
+    folder: Path | None, is_wanted: bool, job_key: str = "run", size_bytes: int = 0
 ) -> Iterator[RunFolder | None]:
     """A folder of this run's own for NVMe files, removed at the end unless KV is parked in it; None
     where none is wanted. One that a stopped run of the same job has left is taken up.
 
     ``folder`` None with ``is_wanted``: the system's temporary folder. What crashed runs have left
-    beside it (a power cut leaves up to the whole tier) is removed first. Raises KVTierError.
+    beside it (a power cut leaves up to the whole tier) is removed first. Raises KVTierError, also
+    where the file system has no room for ``size_bytes``: the stages take them right away, and one
+    that fails then leaves the others' messages in the dark.
     """
     if not is_wanted:
         yield None
@@ -64,7 +69,7 @@ def nvme_run_folder(
     parent = Path(tempfile.gettempdir()) if folder is None else folder
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        sweep_stale_folders(parent)
+        sweep_stale_folders(parent, job_key)
         found = _find_parked(parent, job_key) if folder is not None else None
         path, lock = found or _make_folder(parent, job_key)
     except OSError as error:
@@ -74,6 +79,7 @@ def nvme_run_folder(
         ) from error
     run_folder = RunFolder(path, is_lasting=folder is not None)
     try:
+        _check_room(path, size_bytes)
         yield run_folder
     finally:
         if not run_folder.park_index.exists():
@@ -81,8 +87,9 @@ def nvme_run_folder(
         os.close(lock)
 
 
-def sweep_stale_folders(parent: Path) -> None:
-    """Remove what dead runs have left in ``parent``, and what was parked too long ago.
+def sweep_stale_folders(parent: Path, job_key: str | None = None) -> None:
+    """Remove what dead runs have left in ``parent``, and what was parked too long ago by jobs other
+    than ``job_key``: that one is here now, and may have been suspended for as long.
 
     A folder that nobody has locked is one of them, unless it is so young that its run may be just
     about to lock it. What may not be removed (another user's) stays.
@@ -91,7 +98,8 @@ def sweep_stale_folders(parent: Path) -> None:
         with contextlib.suppress(OSError):
             if _age_seconds(path) > _YOUNG_SECONDS:
                 with _locked(path):
-                    if not _is_parked_lately(path):
+                    is_own = path.name.startswith(f"{FOLDER_PREFIX}{job_key}-")
+                    if not _is_parked(path, _PARKED_SECONDS if not is_own else math.inf):
                         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -103,9 +111,10 @@ def remove_parked(folder: Path | None, job_key: str) -> None:
                 shutil.rmtree(index.parent, ignore_errors=True)
 
 
-def _is_parked_lately(path: Path) -> bool:
+def _is_parked(path: Path, at_most_seconds: float) -> bool:
+    """Whether a stopped run has parked there, not longer ago than that."""
     try:
-        return _age_seconds(path / PARK_INDEX_NAME) < _PARKED_SECONDS
+        return _age_seconds(path / PARK_INDEX_NAME) < at_most_seconds
     except FileNotFoundError:
         return False
 
@@ -137,6 +146,21 @@ def _modified_seconds(path: Path) -> float:
 def _make_folder(parent: Path, job_key: str) -> tuple[Path, int]:
     path = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{job_key}-", dir=parent))
     return path, _lock(path)
+
+
+def _check_room(path: Path, size_bytes: int) -> None:
+    """Files that an earlier run has parked there are taken up, or written over."""
+    try:
+        file_system = os.statvfs(path)
+        own_bytes = sum(file.stat().st_blocks for file in path.iterdir()) * _STAT_BLOCK_BYTES
+    except OSError as error:
+        raise KVTierError(f"kvCache.nvme: {path}: {error.strerror}") from error
+    free_bytes = file_system.f_bavail * file_system.f_frsize + own_bytes
+    if size_bytes > free_bytes:
+        raise KVTierError(
+            f"kvCache.nvme: {path.parent}: its file system has {format_bytes(free_bytes)} free, "
+            f"kvCache.nvme.size asks for {format_bytes(size_bytes)}; free it or lower the size"
+        )
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from pipemax_worker.errors import StoppedError
 from pipemax_worker.pipeline.gpus import count_gpus
 from pipemax_worker.prompts.processor import PromptProcessor
 from pipemax_worker.runner.collector import Collector
+from pipemax_worker.runner.done_ranges_totals import DoneRangesTotals
 from pipemax_worker.runner.failures import check_failures
 from pipemax_worker.runner.feed import RequestFeed
 from pipemax_worker.runner.job_ledger import (
@@ -141,9 +142,10 @@ def _start_pipeline(
     """Start the pipeline; ``stack`` ends it. Raises what ``open_session`` raises, and JobFileError,
     KVTierError."""
     job, places = prepared.job, prepared.places
-    has_nvme = job.spec.kv_cache.nvme is not None
+    nvme, job_key = job.spec.kv_cache.nvme, derive_job_key(places.output)
+    nvme_bytes = 0 if nvme is None else nvme.size
     folder = stack.enter_context(
-        nvme_run_folder(places.nvme_folder, has_nvme, derive_job_key(places.output))
+        nvme_run_folder(places.nvme_folder, nvme is not None, job_key, nvme_bytes)
     )
     nvme_path = None if folder is None else folder.path
     settings = derive_session_settings(
@@ -218,5 +220,6 @@ def _build_run(
         at_stop=parking.park,
     )
     served.snapshot = lambda: run.snapshot
+    served.closed_ranges = DoneRangesTotals(ledger, clock).read
     served.metrics = metrics.exposition
     return run
