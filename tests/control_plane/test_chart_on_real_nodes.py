@@ -1,28 +1,46 @@
-"""From ``helm install`` to records: the operator is its own Deployment's pod on a real node."""
+"""From ``helm install`` to records: the operator is its own Deployment's pod, workers are pods on
+two real nodes, and all that a user types is typed here."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kit.chart import CHART
 from kit.control_plane.control_plane import ControlPlane
+from kit.control_plane.minimal_example import MinimalExample
 from kit.control_plane.real_node import RealNode, real_nodes
 from kit.control_plane.real_node_image import IMAGE
-from kit.control_plane.real_node_job import Document, RealNodeJob, pin_to, worker_settings
+from kit.control_plane.real_node_job import (
+    WORKER_USER,
+    Document,
+    RealNodeJob,
+    read_metrics,
+    worker_settings,
+)
 from kit.control_plane.real_node_needs import ALLOW_STANDIN, NodesImpossibleError
 
 pytestmark = pytest.mark.xdist_group("real-nodes")
 
-NUM_REQUESTS = 12
+Nodes = Mapping[str, RealNode]
+
+NUM_FILES, LINES_PER_FILE = 8, 6
+NUM_REQUESTS = NUM_FILES * LINES_PER_FILE
+SUMMARY = f"{NUM_REQUESTS}/{NUM_REQUESTS}"
 PYTHON = str(Path(sys.prefix) / "bin" / "python")
+OPERATOR_METRICS_PORT = 9401
+SYSTEM = ("-n", "pipemax-system")
+OPERATOR = "system:serviceaccount:pipemax-system:pipemax"
 
 
 @pytest.fixture
@@ -31,18 +49,18 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     plane = ControlPlane(tmp_path_factory.mktemp("chart-plane"), own_address())
     plane.start()
     try:
-        for name in ("pipemax-system", "jobs"):
-            plane.kubectl("create", "namespace", name)
+        plane.kubectl("create", "namespace", "jobs")
         yield plane
     finally:
         plane.stop()
 
 
 @pytest.fixture
-def node(plane: ControlPlane) -> Iterator[RealNode]:
+def nodes(plane: ControlPlane) -> Iterator[Nodes]:
+    """Two nodes with 8 GPUs each."""
     try:
-        with real_nodes(plane, "a") as found:
-            yield found["a"]
+        with real_nodes(plane, "a", "b") as found:
+            yield found
     except NodesImpossibleError as problem:
         if os.environ.get(ALLOW_STANDIN) != "1":
             raise
@@ -83,47 +101,229 @@ def chart_values(plane: ControlPlane) -> Document:
     }
 
 
-def eventually(job: RealNodeJob, found: Callable[[], Any], timeout_seconds: float = 200.0) -> Any:
+class Shell:
+    """What a user types and sees, command by command: shown by ``pytest -rP``."""
+
+    def __init__(self, plane: ControlPlane, short: Mapping[str, str]) -> None:
+        self._plane = plane
+        self._short = dict(short)
+
+    def kubectl(self, *arguments: str) -> str:
+        return self._show("kubectl", arguments, self._plane.kubectl(*arguments))
+
+    def helm(self, *arguments: str) -> str:
+        return self._show("helm", arguments, self._plane.helm(*arguments))
+
+    def _show(self, program: str, arguments: tuple[str, ...], said: str) -> str:
+        text = f"$ {' '.join((program, *arguments))}\n{said}"
+        for long, short in self._short.items():
+            text = text.replace(long, short)
+        print(text)
+        return said
+
+
+@contextlib.contextmanager
+def watching(plane: ControlPlane, path: Path) -> Iterator[Callable[[], list[str]]]:
+    """``kubectl get inferencejobs -w`` as long as the block runs: its lines so far."""
+    with path.open("w+") as seen:
+        watch = subprocess.Popen(
+            [str(plane.kubectl_path), "get", "inferencejobs", "-n", "jobs", "-w"],
+            env=os.environ | {"KUBECONFIG": str(plane.kubeconfig)},
+            stdin=subprocess.DEVNULL,
+            stdout=seen,
+        )
+        try:
+            yield lambda: path.read_text().splitlines()
+        finally:
+            watch.kill()
+            watch.wait()
+
+
+def eventually(job: RealNodeJob, found: Callable[[], Any], timeout_seconds: float = 240.0) -> Any:
     """The first true answer. AssertionError with all that Kubernetes knows if there is none."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
         if answer := found():
             return answer
         time.sleep(0.5)
-    raise AssertionError(f"not in time:\n{job.describe()}")
+    raise AssertionError(f"not in time:\n{job.describe()}\n{operator_log(job.plane)}")
 
 
-def test_from_helm_install_to_records(plane: ControlPlane, node: RealNode, tmp_path: Path) -> None:
+def test_from_helm_install_to_records(plane: ControlPlane, nodes: Nodes, tmp_path: Path) -> None:
     values = tmp_path / "values.json"
     values.write_text(json.dumps(chart_values(plane)), encoding="utf-8")
-    system = ("--namespace", "pipemax-system")
-    print(plane.helm("install", "pipemax", str(CHART), *system, "--values", str(values)))
-    rollout = ("rollout", "status", "deployment/pipemax", *system, "--timeout=90s")
-    assert "successfully rolled out" in plane.kubectl(*rollout, check=False), operator_log(plane)
-    said = plane.helm("test", "pipemax", *system, "--logs", check=False)
-    assert "Phase:          Succeeded" in said, said
-    print(said, plane.kubectl("get", "all", *system), sep="\n")
-    pod = plane.get("pods", *system)["items"][0]
-    assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+    job = MinimalExample(plane, "jobs", nodes["a"].folder.parent, NUM_FILES, LINES_PER_FILE)
+    job.add_claims()
+    job_file = job.write_job(tmp_path / "job.yaml", nodes["a"].nvme)
+    shell = Shell(plane, {str(CHART): "charts/pipemax", f"{tmp_path}/": ""})
 
-    job = RealNodeJob(plane, "jobs", node.folder.parent, 1, NUM_REQUESTS)
-    job.apply(job.document(node.nvme, stages=2, scheduling=pin_to(node)))
-    eventually(job, lambda: job.status().get("phase") in ("Complete", "Failed"))
-    assert job.row().split()[1:4] == ["Complete", "100%", f"{NUM_REQUESTS}/{NUM_REQUESTS}"]
+    install = ("install", "pipemax", str(CHART), "-n", "pipemax-system", "--create-namespace")
+    shell.helm(*install, "--values", str(values))
+    check_operator_runs(plane, shell)
+
+    with watching(plane, tmp_path / "rows") as rows:
+        shell.kubectl("apply", "-n", "jobs", "-f", str(job_file))
+        pods = eventually(job, lambda: running_pods(job, 2))
+        check_pods(pods, nodes)
+        shell.kubectl("get", "pods", "-n", "jobs", "-o", "wide")
+        scraped = scrape_to_the_end(job, pods)
+        eventually(job, lambda: "Complete" in rows()[-1])
+        print("$ kubectl get inferencejobs -n jobs -w", *rows(), sep="\n")
+        check_rows(rows()[1:])
+    check_scraped(scraped)
+    check_records(job, nodes)
+    shell.kubectl("get", "inferencejobs", "-n", "jobs")
+    events = shell.kubectl("events", "-n", "jobs", "--for", f"inferencejob/{job.name}")
+    assert "AllRecordsWritten" in events
+
+    job.patch({"ttlSecondsAfterFinished": 1})
+    eventually(job, lambda: not plane.get("ij", "-n", "jobs")["items"])
+    eventually(job, lambda: not plane.get("jobs,pods", "-n", "jobs")["items"])
     job.check_answers()
-    print(plane.kubectl("get", "inferencejobs", "-n", "jobs"))
-    print(plane.kubectl("events", "-n", "jobs", "--for", "inferencejob/quickstart"))
+    check_uninstall(job, shell, tmp_path)
 
-    print(plane.helm("uninstall", "pipemax", *system, "--wait"))
-    assert "Complete" in job.row()
+
+def check_operator_runs(plane: ControlPlane, shell: Shell) -> None:
+    """Up without a restart, and with its own rights alone."""
+    rollout = ("rollout", "status", "deployment/pipemax", *SYSTEM, "--timeout=120s")
+    said = plane.kubectl(*rollout, check=False)
+    assert "successfully rolled out" in said, operator_log(plane)
+    shell.helm("test", "pipemax", *SYSTEM)
+    shell.kubectl("get", "pods", *SYSTEM)
+    pod = operator_pod(plane)
+    assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+    assert pod["spec"]["serviceAccountName"] == "pipemax"
+
+    def may(*what: str) -> bool:
+        said = plane.kubectl("auth", "can-i", *what, "-n", "jobs", f"--as={OPERATOR}", check=False)
+        return said.strip().endswith("yes")
+
+    assert may("create", "jobs")
+    assert not may("get", "secrets")
+    assert not may("create", "pods")
+
+
+def operator_pod(plane: ControlPlane) -> Document:
+    pods = plane.get("pods", *SYSTEM, "-l", "app.kubernetes.io/name=pipemax")["items"]
+    return next(pod for pod in pods if "kopf" in str(pod["spec"]["containers"][0]["command"]))
+
+
+def running_pods(job: RealNodeJob, count: int) -> list[Document]:
+    pods = [pod for pod in job.pods() if pod["status"]["phase"] == "Running"]
+    return pods if len(pods) == count else []
+
+
+def check_pods(pods: list[Document], nodes: Nodes) -> None:
+    """One pod a node, all eight GPUs each, and nobody is root."""
+    assert {pod["spec"]["nodeName"] for pod in pods} == {node.name for node in nodes.values()}
+    for pod in pods:
+        assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
+        assert pod["spec"]["securityContext"]["runAsUser"] == WORKER_USER
+        assert pod["spec"]["automountServiceAccountToken"] is False
+
+
+class Scraped:
+    """The last samples of each worker and of the operator, and what was seen on the way."""
+
+    def __init__(self) -> None:
+        self.workers: dict[str, dict[str, float]] = {}
+        self.operator: dict[str, float] = {}
+        self.token_counts: set[float] = set()
+        self.ratios: set[float] = set()
+        self.phases: set[str] = set()
+
+    def add(self, pods: list[Document], operator: dict[str, float]) -> None:
+        for pod in pods:
+            if samples := read_metrics(pod):
+                self.workers[pod["metadata"]["name"]] = samples
+                generated = samples.get('pipemax_tokens_total{kind="generated"}')
+                self.token_counts |= {generated} if generated else set()
+        self.operator = operator or self.operator
+        for name, value in operator.items():
+            if name.startswith("pipemax_jobs{") and value:
+                self.phases.add(name.partition('phase="')[2].partition('"')[0])
+            if name.startswith("pipemax_job_progress_ratio{"):
+                self.ratios.add(value)
+
+
+def scrape_to_the_end(job: RealNodeJob, pods: list[Document]) -> Scraped:
+    """Prometheus' part: each page again and again until the job has ended."""
+    scraped, operator = Scraped(), operator_pod(job.plane)["status"]["podIP"]
+
+    def has_ended() -> bool:
+        scraped.add(pods, read_page(operator, OPERATOR_METRICS_PORT))
+        return job.status().get("phase") in ("Complete", "CompletedWithErrors", "Failed")
+
+    eventually(job, has_ended)
+    scraped.add([], read_page(operator, OPERATOR_METRICS_PORT))
+    return scraped
+
+
+def read_page(address: str, port: int) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=5) as page:
+        lines = page.read().decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+def check_scraped(scraped: Scraped) -> None:
+    """Throughput, swap and progress were there while the job ran, from real series."""
+    assert len(scraped.workers) == 2
+    for samples in scraped.workers.values():
+        assert samples['pipemax_tokens_total{kind="prompt"}'] > 0, samples
+        assert samples['pipemax_kv_swap_bytes_total{source="device",target="host"}'] > 0
+        assert samples['pipemax_kv_swap_bytes_total{source="host",target="device"}'] > 0
+        assert samples['pipemax_kv_tier_capacity_bytes{tier="nvme"}'] > 0
+        assert samples["pipemax_step_duration_seconds_count"] > 0
+    assert len(scraped.token_counts) > 2, "a rate needs counters that were seen to grow"
+    assert "Running" in scraped.phases
+    assert any(0 < ratio < 1 for ratio in scraped.ratios), scraped.ratios
+    requests = 'pipemax_job_requests{job="minimal",namespace="jobs",state="completed"}'
+    assert scraped.operator[requests] == NUM_REQUESTS
+    assert scraped.operator["pipemax_reconcile_total"] > 0
+
+
+def check_rows(rows: list[str]) -> None:
+    """What was seen was true at that time: it grew, and all was done only at the end."""
+    seen = [row.split() for row in rows]
+    running = [row for row in seen if row[1:2] == ["Running"] and "%" in row[2]]
+    shares = [int(row[2].rstrip("%")) for row in running]
+    assert shares == sorted(shares), rows
+    assert shares and shares[-1] < 100, rows
+    assert any(0 < share for share in shares), rows
+    totals = [int(row[3].partition("/")[2].lstrip("~")) for row in running]
+    assert all(NUM_REQUESTS / 2 <= total <= NUM_REQUESTS * 2 for total in totals), rows
+    assert seen[-1][1:4] == ["Complete", "100%", SUMMARY], rows
+
+
+def check_records(job: MinimalExample, nodes: Nodes) -> None:
+    """Complete, right, not root's, from both nodes."""
+    job.check_answers()
+    assert (job.output / "manifest.json").stat().st_uid == WORKER_USER
+    for node in nodes.values():
+        assert not [path for path in node.own_nvme().rglob("*") if path.is_file()]
+    claims = [path.read_text() for path in (job.output / "ledger" / "claims").iterdir()]
+    workers = {json.loads(text)["attempt"]["worker"] for text in claims}
+    assert len(workers) == 2, workers
+
+
+def check_uninstall(job: MinimalExample, shell: Shell, folder: Path) -> None:
+    """A job that waits stays, and so does its kind."""
+    waiting = job.write_job(folder / "waiting.yaml", Path("/mnt/nvme"), suspend=True)
+    shell.kubectl("apply", "-n", "jobs", "-f", str(waiting))
+    eventually(job, lambda: job.status().get("phase") == "Suspended")
+    shell.helm("uninstall", "pipemax", *SYSTEM, "--wait")
+    assert not job.plane.get("deployments", *SYSTEM)["items"]
+    rows = shell.kubectl("get", "inferencejobs", "-n", "jobs")
+    assert "Suspended" in rows
+    assert job.plane.get("jobs", "minimal", "-n", "jobs")["spec"]["suspend"] is True
     job.check_answers()
 
 
 def operator_log(plane: ControlPlane) -> str:
     """What is known of an operator that does not come up."""
-    scope = ("-n", "pipemax-system")
     parts = [
-        plane.kubectl("describe", "pods", *scope, check=False),
-        plane.kubectl("logs", "deployment/pipemax", *scope, check=False),
+        plane.kubectl("describe", "pods", *SYSTEM, check=False),
+        plane.kubectl("logs", "deployment/pipemax", *SYSTEM, check=False),
     ]
     return "\n".join(parts)

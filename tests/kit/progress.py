@@ -11,6 +11,7 @@ from pipemax_worker.contract.statistics import (
     TierOccupancy,
 )
 from pipemax_worker.telemetry.progress import ProgressSnapshot
+from pipemax_worker.telemetry.work_totals import WorkTotals
 
 STATISTICS = EngineStatistics(
     num_steps=10,
@@ -47,6 +48,8 @@ SNAPSHOT = ProgressSnapshot(
     statistics=STATISTICS,
     failed_reasons={"invalid_json": 3, "missing_field": 1},
     output_place="/data/results",
+    closed_ranges=WorkTotals(30, 3, 500, 90, 180, 30, 180),
+    open_ranges=WorkTotals(10, 1, 400, 60, 70, 16, 108),
 )
 
 GEOMETRY = KVGeometry(

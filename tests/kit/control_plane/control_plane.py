@@ -28,7 +28,7 @@ CONTROLLERS = (
     "ttl-after-finished-controller,pod-garbage-collector-controller,node-lifecycle-controller,"
     "taint-eviction-controller,disruption-controller,deployment-controller,replicaset-controller,"
     "serviceaccount-controller,serviceaccount-token-controller,root-ca-certificate-publisher-controller,"
-    "clusterrole-aggregation-controller"
+    "clusterrole-aggregation-controller,persistentvolume-binder-controller"
 )
 NODE_GRACE_SECONDS = 8
 

@@ -13,7 +13,7 @@ records or were not done when it began; the others stay as they are.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from datetime import UTC, datetime
 
 import msgspec
@@ -59,9 +59,11 @@ class DoneRanges:
             done |= set(_indices_with(digits, self._num_ranges)).difference(self.retry.ranges)
         return done
 
-    def summaries(self) -> Iterator[RangeSummary]:
-        """What these ranges hold, in order."""
-        indices = self.indices()
+    def summaries(self, known: Set[int] = frozenset()) -> Iterator[RangeSummary]:
+        """What these ranges hold, but for those that are ``known``, in order."""
+        indices = self.indices() - known
+        if not indices:
+            return
         keys: dict[int, str] = {}
         for number in range(self.pass_number + 1):
             keys |= _done_keys(self._store, number)

@@ -8,7 +8,7 @@ ledger/done/RANGE            written once when the range's chain covers every li
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
@@ -154,9 +154,9 @@ class Ledger:
         """The same of all whose index begins so, of eight digits with leading zeros."""
         return self._done.indices(digits)
 
-    def summaries(self) -> Iterator[RangeSummary]:
-        """What the done ranges hold, in order."""
-        return self._done.summaries()
+    def summaries(self, known: Set[int] = frozenset()) -> Iterator[RangeSummary]:
+        """What the done ranges hold, but for those that are ``known``, in order."""
+        return self._done.summaries(known)
 
     @property
     def is_finished(self) -> bool:

@@ -16,7 +16,9 @@ from pipemax_worker.errors import RequestError
 from pipemax_worker.prompts.line import read_custom_id
 from pipemax_worker.prompts.processor import PreparedLine
 from pipemax_worker.prompts.response import build_error_record, build_response
+from pipemax_worker.runner.done_ranges_totals import totals_of_done
 from pipemax_worker.runner.range_work import PendingLine, RangeWork
+from pipemax_worker.telemetry.work_totals import WorkTotals
 
 
 class Collector:
@@ -26,6 +28,7 @@ class Collector:
     found_reasons   the same of records that earlier runs have left in the ranges it took up.
     bytes_done      bytes of the input in ranges that this run has completed.
     num_ranges_done how many these are.
+    closed_totals   what they hold.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -39,6 +42,7 @@ class Collector:
         self.found_reasons: Counter[str] = Counter()
         self.bytes_done = 0
         self.num_ranges_done = 0
+        self.closed_totals = WorkTotals()
 
     @property
     def counts(self) -> RecordCounts:
@@ -116,10 +120,17 @@ class Collector:
             if work.writer.is_lost:
                 self._forget(work)
             elif work.is_complete:
-                self._ledger.finish(work.writer.summary(work.num_lines))
+                summary = work.writer.summary(work.num_lines)
+                self._ledger.finish(summary)
+                self.closed_totals += totals_of_done(summary, work.input_range.size_bytes)
                 self.bytes_done += work.input_range.size_bytes
                 self.num_ranges_done += 1
                 self._forget(work)
+
+    @property
+    def open_totals(self) -> WorkTotals:
+        """Of the ranges that are in hand."""
+        return sum((work.totals for work in self._open.values()), WorkTotals())
 
     @property
     def bytes_in_progress(self) -> int:

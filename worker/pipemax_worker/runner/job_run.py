@@ -15,12 +15,14 @@ from pipemax_worker.dataset.records import RecordCounts
 from pipemax_worker.errors import PipemaxError, StoppedError
 from pipemax_worker.job.spec import ErrorPolicySpec
 from pipemax_worker.runner.collector import Collector
+from pipemax_worker.runner.done_ranges_totals import totals_of_done
 from pipemax_worker.runner.failures import check_failures
 from pipemax_worker.runner.feed import RequestFeed
 from pipemax_worker.runner.recovering_engine import RecoveringEngine
 from pipemax_worker.runner.signals import StopRequest
 from pipemax_worker.telemetry.display import Display
 from pipemax_worker.telemetry.progress import ProgressSnapshot
+from pipemax_worker.telemetry.work_totals import WorkTotals
 
 PUBLISH_INTERVAL_SECONDS = 0.25
 WAIT_SECONDS = 0.2
@@ -159,6 +161,8 @@ class JobRun:
             output_place=self._output_place,
             input_bytes_found=self._before.num_bytes,
             num_pipeline_restarts=self._engine.num_restarts,
+            closed_ranges=self._before.totals + collector.closed_totals,
+            open_ranges=collector.open_totals,
         )
 
 
@@ -169,13 +173,14 @@ class _Done(NamedTuple):
     counts: RecordCounts
     failed_codes: Counter[str]
     num_bytes: int
+    totals: WorkTotals
 
 
 def _what_is_done(ledger: Ledger) -> _Done:
-    num_ranges, counts, codes, num_bytes = 0, RecordCounts(), Counter[str](), 0
+    num_ranges, counts, codes, totals = 0, RecordCounts(), Counter[str](), WorkTotals()
     for summary in ledger.summaries():
         num_ranges += 1
         counts += summary.counts
         codes.update(summary.failed_codes)
-        num_bytes += ledger.ranges[summary.range_index].size_bytes
-    return _Done(num_ranges, counts, codes, num_bytes)
+        totals += totals_of_done(summary, ledger.ranges[summary.range_index].size_bytes)
+    return _Done(num_ranges, counts, codes, totals.bytes_done, totals)

@@ -12,6 +12,7 @@ from pipemax_worker.dataset.reader import Line, RangeReader
 from pipemax_worker.dataset.segments import SegmentWriter
 from pipemax_worker.prompts.line import DuplicateIds
 from pipemax_worker.prompts.processor import PreparedLine
+from pipemax_worker.telemetry.work_totals import WorkTotals
 
 
 @dataclass
@@ -46,6 +47,7 @@ class RangeWork:
         self.duplicates = DuplicateIds()
         self.pending: dict[RecordKey, PendingLine] = {}
         self.num_lines = 0
+        self._bytes_of_lines = 0
         self._bytes_with_record = 0
         self.is_read = False
         self._lines: Iterator[Line] = iter(RangeReader(input_range))
@@ -75,6 +77,7 @@ class RangeWork:
             self.is_read = True
             return None
         self.num_lines += 1
+        self._bytes_of_lines += len(line.data) + 1
         return line
 
     def has_record(self, line: Line) -> bool:
@@ -97,6 +100,22 @@ class RangeWork:
         if self.input_range.end is None:
             return 0
         return min(self._bytes_with_record, self.input_range.size_bytes)
+
+    @property
+    def totals(self) -> WorkTotals:
+        """How far the range is. Lines of a compressed file count as read once all of it is."""
+        size_bytes, counts = self.input_range.size_bytes, self.writer.counts
+        is_measured = self.is_read or self.input_range.end is not None
+        bytes_read = size_bytes if self.is_read else min(self._bytes_of_lines, size_bytes)
+        return WorkTotals(
+            num_done=counts.num_records + self.writer.num_buffered,
+            num_failed=counts.failed,
+            prompt_tokens=counts.prompt_tokens,
+            generated_tokens=counts.completion_tokens,
+            bytes_done=self.bytes_done,
+            num_read=self.num_lines if is_measured else 0,
+            bytes_read=bytes_read if is_measured else 0,
+        )
 
     @property
     def is_complete(self) -> bool:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from pipemax_worker.contract.statistics import EngineStatistics
 from pipemax_worker.errors import JobFileError
 from pipemax_worker.runner.options import RunOptions
 from pipemax_worker.telemetry.http import TelemetryServer
 from pipemax_worker.telemetry.progress import ProgressSnapshot, progress_as_json
+from pipemax_worker.telemetry.work_totals import WorkTotals
 
 
 class Served:
@@ -18,6 +21,14 @@ class Served:
     def __init__(self, job_name: str) -> None:
         self.metrics: Callable[[], bytes] = bytes
         self.snapshot: Callable[[], ProgressSnapshot] = lambda: starting_snapshot(job_name)
+        self.closed_ranges: Callable[[], WorkTotals] = WorkTotals
+
+    def progress(self) -> ProgressSnapshot:
+        """The snapshot, with what the ledger says of all workers where that is more."""
+        snapshot, found = self.snapshot(), self.closed_ranges()
+        if found.bytes_done <= snapshot.closed_ranges.bytes_done:
+            return snapshot
+        return msgspec.structs.replace(snapshot, closed_ranges=found)
 
 
 def starting_snapshot(job_name: str) -> ProgressSnapshot:
@@ -52,7 +63,7 @@ def serve_telemetry(
             options.address,
             options.port,
             lambda: served.metrics(),
-            lambda: progress_as_json(served.snapshot()),
+            lambda: progress_as_json(served.progress()),
         )
     except OSError as error:
         raise JobFileError(

@@ -20,8 +20,9 @@ def describe_start(job: InferenceJob, settings: SessionSettings) -> Iterator[str
     )
     if job.spec.parallelism.nodes > 1:
         yield (
-            f"  spec.parallelism.nodes is {job.spec.parallelism.nodes}; this command is one node "
-            "and works through all of the input"
+            f"  spec.parallelism.nodes is {job.spec.parallelism.nodes}: this is one of so many "
+            "workers; each takes parts of the input that no other has, and goes on until all is "
+            "done"
         )
 
 

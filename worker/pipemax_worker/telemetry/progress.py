@@ -6,6 +6,7 @@ import msgspec
 
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.statistics import EngineStatistics
+from pipemax_worker.telemetry.work_totals import WorkTotals
 
 
 class ProgressSnapshot(msgspec.Struct, frozen=True):
@@ -13,7 +14,12 @@ class ProgressSnapshot(msgspec.Struct, frozen=True):
     counted while they stream by, bytes are known from the start. ``*_seconds`` are since start.
     ``failed_reasons`` maps an error code to how many records carry it. ``input_bytes_found`` were
     done by earlier runs: they are part of what is done, not of this run's rate.
-    ``num_pipeline_restarts`` counts what followed the death of a stage."""
+    ``num_pipeline_restarts`` counts what followed the death of a stage.
+
+    closed_ranges  the ranges that are done, by whichever worker, as far as this one knows.
+    open_ranges    the ranges that this worker has in hand. Those of all workers and the closed ones
+                   add up to the whole job.
+    """
 
     job_name: str
     phase: str
@@ -30,6 +36,8 @@ class ProgressSnapshot(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     input_bytes_found: int = 0
     num_pipeline_restarts: int = 0
+    closed_ranges: WorkTotals = WorkTotals()
+    open_ranges: WorkTotals = WorkTotals()
 
     @property
     def fraction_done(self) -> float:
@@ -37,6 +45,12 @@ class ProgressSnapshot(msgspec.Struct, frozen=True):
         if self.input_bytes_total == 0:
             return 1.0
         return min(1.0, self.input_bytes_done / self.input_bytes_total)
+
+    @property
+    def estimated_num_requests(self) -> int | None:
+        """All requests of the job; None while nothing was read."""
+        known = self.closed_ranges + self.open_ranges
+        return known.estimate_num_requests(self.input_bytes_total)
 
     @property
     def remaining_seconds(self) -> float | None:
@@ -81,7 +95,10 @@ def progress_as_json(snapshot: ProgressSnapshot) -> bytes:
             "done": snapshot.num_done,
             "failed": snapshot.num_failed,
             "inFlight": snapshot.num_in_flight,
+            "estimatedTotal": snapshot.estimated_num_requests,
         },
+        "closedRanges": snapshot.closed_ranges.as_json(),
+        "openRanges": snapshot.open_ranges.as_json(),
         "failedReasons": snapshot.failed_reasons,
         "inputBytes": {"total": snapshot.input_bytes_total, "done": snapshot.input_bytes_done},
         "fractionDone": round(snapshot.fraction_done, 6),

@@ -57,6 +57,9 @@ def test_a_job_without_failures(job: JobFolder) -> None:
     assert (last.phase, last.num_done, last.num_failed) == ("Complete", 10, 0)
     assert last.input_bytes_done == last.input_bytes_total == path.stat().st_size
     assert last.num_in_flight == 0
+    assert {one.estimated_num_requests for one in run.display.snapshots[1:]} == {10}
+    assert last.closed_ranges.num_done == 10
+    assert last.open_ranges.num_done == 0
     assert run.phases[0] == "Running"
     assert len(run.steps) == run.reading.engine.num_steps
     assert run.reading.ledger.is_finished

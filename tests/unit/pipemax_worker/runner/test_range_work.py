@@ -91,3 +91,31 @@ def test_without_an_earlier_job_nothing_is_copied(tmp_path: Path) -> None:
     work = open_work(path, MemoryStore())
     assert not work.is_copying
     assert work.copy_portion() == 0
+
+
+def test_what_was_read_tells_how_long_the_rest_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"b": 2}\n{}')
+    work = open_work(path, MemoryStore())
+    line = work.next_line()
+    assert line is not None
+    work.record(line, make_record(line.key.offset))
+    work.next_line()
+    totals = work.totals
+    assert (totals.num_done, totals.bytes_done) == (1, 9)
+    assert (totals.num_read, totals.bytes_read) == (2, 18)
+    assert totals.estimate_num_requests(path.stat().st_size) == 3
+    while work.next_line() is not None:
+        pass
+    assert (work.totals.num_read, work.totals.bytes_read) == (3, path.stat().st_size)
+
+
+def test_a_compressed_files_lines_are_known_at_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b"{}\n" * 3))
+    work = open_work(path, MemoryStore())
+    work.next_line()
+    assert (work.totals.num_read, work.totals.bytes_read) == (0, 0)
+    while work.next_line() is not None:
+        pass
+    assert (work.totals.num_read, work.totals.bytes_read) == (3, path.stat().st_size)

@@ -37,6 +37,18 @@ def test_progress_says_starting_until_the_run_is_there() -> None:
         get(metrics_url)
 
 
+def test_what_other_workers_have_done_is_told_too() -> None:
+    served = Served("reviews")
+    served.snapshot = lambda: SNAPSHOT
+    assert served.progress() == SNAPSHOT
+    more = msgspec.structs.replace(SNAPSHOT.closed_ranges, num_done=70, bytes_done=500)
+    served.closed_ranges = lambda: more
+    assert served.progress().closed_ranges == more
+    less = msgspec.structs.replace(more, bytes_done=SNAPSHOT.closed_ranges.bytes_done - 1)
+    served.closed_ranges = lambda: less
+    assert served.progress().closed_ranges == SNAPSHOT.closed_ranges, "it was looked up before"
+
+
 def test_nothing_is_served_without_a_port() -> None:
     announced = list[str]()
     with serve_telemetry(RunOptions(), Served("reviews"), announced.append):

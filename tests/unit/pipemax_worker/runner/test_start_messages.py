@@ -29,7 +29,9 @@ def test_model_device_and_shape(job: JobFolder) -> None:
 
 def test_one_command_is_one_node(job: JobFolder) -> None:
     changes = {"parallelism.nodes": 4, "output.shared": True}
-    assert "spec.parallelism.nodes is 4; this command is one node" in lines_of(job, changes)[1]
+    assert (
+        "spec.parallelism.nodes is 4: this is one of so many workers" in lines_of(job, changes)[1]
+    )
 
 
 def test_stages_and_tiers() -> None:

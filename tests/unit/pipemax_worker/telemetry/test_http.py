@@ -34,7 +34,13 @@ def test_metrics_are_served_as_text(server: TelemetryServer) -> None:
 
 def test_progress_is_json_with_requests_tiers_and_swap(server: TelemetryServer) -> None:
     progress = json.loads(get(server, "/progress?pretty"))
-    assert progress["requests"] == {"done": 40, "failed": 4, "inFlight": 6}
+    assert progress["requests"] == {
+        "done": 40,
+        "failed": 4,
+        "inFlight": 6,
+        "estimatedTotal": 160,
+    }
+    assert progress["closedRanges"]["done"] + progress["openRanges"]["done"] == 40
     assert progress["fractionDone"] == 0.25
     assert progress["kvBlocks"]["device"] == {"used": 3, "cached": 2, "free": 1}
     assert progress["kvSwapBytes"]["host-device"] == 3 << 20
