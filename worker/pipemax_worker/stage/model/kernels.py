@@ -54,7 +54,8 @@ class Kernels(Protocol):
     def rotate_and_append(
         self, qkv: torch.Tensor, qk_norm: QKNorm | None, kv: torch.Tensor, shape: AttentionShape
     ) -> None:
-        """Norm (if any) and rotate queries and keys in place; write keys and values to ``kv``."""
+        """Norm (if any) and rotate queries in place; write keys, normed and rotated too, and values
+        to ``kv``. What is in ``qkv`` of keys and values afterwards is not said."""
         ...
 
     def attention(self, qkv: torch.Tensor, kv: torch.Tensor, shape: AttentionShape) -> torch.Tensor:

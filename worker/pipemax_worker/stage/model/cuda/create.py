@@ -7,7 +7,7 @@ import logging
 import torch
 
 from pipemax_worker.contract.model_config import ModelConfig
-from pipemax_worker.stage.model.cuda.library import load_flashinfer
+from pipemax_worker.stage.model.cuda.library import load_flashinfer, with_fused_append
 from pipemax_worker.stage.model.cuda.steps import CudaSteps
 from pipemax_worker.stage.model.cuda.trial import passes_trial
 from pipemax_worker.stage.model.rope import RotaryEmbedding
@@ -36,14 +36,21 @@ def create_cuda_steps(
     library = load_flashinfer(dtype, kv_dtype, config.head_dim)
     if library is None:
         return None
-    steps = CudaSteps(
-        config,
-        library,
-        rope,
-        device,
-        dtype,
-        is_first=is_first,
-        is_last=is_last,
-        max_sampled=max_sampled,
+    for candidate in (with_fused_append(library), library):
+        steps = CudaSteps(
+            config,
+            candidate,
+            rope,
+            device,
+            dtype,
+            is_first=is_first,
+            is_last=is_last,
+            max_sampled=max_sampled,
+        )
+        if passes_trial(steps, config, device, dtype, kv_dtype):
+            return steps
+    LOGGER.warning(
+        "FlashInfer's kernels cannot be trusted here, PyTorch's are used (slower); this version "
+        "was made for FlashInfer 0.6"
     )
-    return steps if passes_trial(steps, config, device, dtype, kv_dtype) else None
+    return None

@@ -38,21 +38,18 @@ class FlashInferKernels:
         self.source_rows = self._words("source_rows")
         self.sample_rows = self._words("sample_rows")
         self._positions = self._words("positions")
-        self._append_to = (
-            workspace.row_numbers[:num_rows],
-            self._words("offsets"),
-        )
+        self._slots, self._offsets = self._words("slots"), self._words("offsets")
+        self._append_to = (workspace.row_numbers[:num_rows], self._offsets)
         self._append_tables = (
-            self._words("slots"),
+            self._slots,
             workspace.row_numbers[: num_rows + 1],
             workspace.ones[:num_rows],
         )
         pages = workspace.words[layout["pages"].start :]
-        self._parts = [
-            _PartTables(self._words, layout, name, pages, workspace.scores_offset_bytes)
+        self._decode, self._prompts = (
+            _PartTables(self._words, layout, name, pages, workspace) if part.num_rows else None
             for name, part in (("decode", layout.shape.decode), ("prompts", layout.shape.prompts))
-            if part.num_rows
-        ]
+        )
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         out = torch.empty_like(x)
@@ -62,6 +59,10 @@ class FlashInferKernels:
     def rotate_and_append(
         self, qkv: torch.Tensor, qk_norm: QKNorm | None, kv: torch.Tensor, shape: AttentionShape
     ) -> None:
+        if self._library.rotate_and_append is not None:
+            where = (self._angles, self._positions, self._slots, self._offsets)
+            self._library.rotate_and_append(qkv, qk_norm, kv, shape, *where)
+            return
         heads = qkv.view(qkv.shape[0], -1, shape.head_dim)
         sizes = [shape.num_heads, shape.num_kv_heads, shape.num_kv_heads]
         queries, keys, values = torch.split_with_sizes(heads, sizes, dim=1)
@@ -80,17 +81,31 @@ class FlashInferKernels:
     def attention(self, qkv: torch.Tensor, kv: torch.Tensor, shape: AttentionShape) -> torch.Tensor:
         heads = qkv.view(qkv.shape[0], -1, shape.head_dim)
         out = qkv.new_empty(qkv.shape[0], shape.num_heads, shape.head_dim)
-        key_blocks, value_blocks = kv.unbind(1)
-        for part in self._parts:
-            self._library.paged_attention(
-                *(self._workspace.partial_results, self._workspace.words, part.plan),
-                *(heads[part.rows, : shape.num_heads], key_blocks, value_blocks),
-                *part.tables,
-                *(out[part.rows], None, part.mask, TOKENS_BEFORE_HEADS, NO_WINDOW, True),
-                *(None, None, None, None, None, None, None, None),  # masks, biases, scales
-                *(0.0, shape.scale, 1.0, 1.0, 0),  # no soft cap, no position encoding
-            )
+        with self._workspace.branch.beside(self._prompts is not None and self._decode is not None):
+            if self._prompts is not None:  # few thread blocks, long ones: they start first
+                self._attend(self._prompts, heads, kv, out, shape)
+        if self._decode is not None:
+            self._attend(self._decode, heads, kv, out, shape)
+        self._workspace.branch.join()
         return out.view(qkv.shape[0], shape.num_query_columns)
+
+    def _attend(
+        self,
+        part: _PartTables,
+        heads: torch.Tensor,
+        kv: torch.Tensor,
+        out: torch.Tensor,
+        shape: AttentionShape,
+    ) -> None:
+        key_blocks, value_blocks = kv.unbind(1)
+        self._library.paged_attention(
+            *(part.partial_results, self._workspace.words, part.plan),
+            *(heads[part.rows, : shape.num_heads], key_blocks, value_blocks),
+            *part.tables,
+            *(out[part.rows], None, part.mask, TOKENS_BEFORE_HEADS, NO_WINDOW, True),
+            *(None, None, None, None, None, None, None, None),  # masks, biases, scales
+            *(0.0, shape.scale, 1.0, 1.0, 0),  # no soft cap, no position encoding
+        )
 
     def silu_and_multiply(self, gate_up: torch.Tensor) -> torch.Tensor:
         out = gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
@@ -110,14 +125,15 @@ class _PartTables:
         layout: StepLayout,
         name: str,
         pages: torch.Tensor,
-        scores_offset_bytes: int,
+        workspace: Workspace,
     ) -> None:
         is_decode = name == "decode"
         shape: PartShape = layout.shape.decode if is_decode else layout.shape.prompts
         first_row = 0 if is_decode else layout.shape.decode.num_rows
         self.rows = slice(first_row, first_row + shape.num_rows)
         self.mask = NOT_CAUSAL if is_decode else CAUSAL
-        self.plan = layout.attention_plan(name, scores_offset_bytes)
+        self.plan = layout.attention_plan(name, workspace.scores_offset_bytes)
+        self.partial_results = workspace.partial_results[0 if is_decode else 1]
         self.tables = (
             words(f"{name}.query_starts"),
             words(f"{name}.page_starts"),

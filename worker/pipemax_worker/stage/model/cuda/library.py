@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class FlashInfer:
 
     paged_attention   ``paged_run`` of the FA2 prefill module, which serves decoding rows too.
     rms_norm, rotate, append, silu_and_multiply   as named in the library.
+    rotate_and_append   ``fused_append``'s, in place of norm, rotation and append; None: without.
     """
 
     paged_attention: Function
@@ -37,6 +38,7 @@ class FlashInfer:
     rotate: Function
     append: Function
     silu_and_multiply: Function
+    rotate_and_append: Function | None = None
 
 
 def load_flashinfer(dtype: torch.dtype, kv_dtype: torch.dtype, head_dim: int) -> FlashInfer | None:
@@ -56,6 +58,16 @@ def load_flashinfer(dtype: torch.dtype, kv_dtype: torch.dtype, head_dim: int) ->
     except Exception as error:  # missing, no compiler, no such GPU: it says so itself
         LOGGER.warning("no FlashInfer kernels, PyTorch's are used (slower): %r", error)
         return None
+
+
+def with_fused_append(library: FlashInfer) -> FlashInfer:
+    """As it is where Triton cannot be had."""
+    try:
+        from pipemax_worker.stage.model.cuda.fused_append import rotate_and_append
+    except ImportError as error:
+        LOGGER.warning("no fused KV append (slower): %s", error)
+        return library
+    return replace(library, rotate_and_append=rotate_and_append)
 
 
 def _load(dtype: torch.dtype, kv_dtype: torch.dtype, head_dim: int) -> FlashInfer:

@@ -97,7 +97,7 @@ def choose_chunk_tokens(
             best, least = chunk_tokens, cost
         if chunk_tokens >= longest:
             return best
-        chunk_tokens *= 2
+        chunk_tokens += 1 << chunk_tokens.bit_length() - 2  # 256, 384, 512, 768, ...
 
 
 def num_partial_results(num_new: Int64s, context_lens: Int64s, chunk_tokens: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +50,8 @@ class Workspace:
     """On the device:
 
     words             what ``step_inputs`` describes, of the step that runs. int32
-    partial_results   of attention before they are merged: results, then their scores. uint8
+    partial_results   of attention before they are merged: results, then their scores. uint8; one
+                      tensor for decoding rows and one for prompts, which run side by side.
     row_numbers       0, 1, 2, ...: every new token is a request of its own to the append kernel.
     ones              as many ones.
     entering, leaving   hidden states of the step that runs. [rows, hidden]
@@ -61,14 +64,14 @@ class Workspace:
         self.words = torch.zeros(capacity.words, dtype=torch.int32, device=device)
         heads = capacity.partial_results * config.num_attention_heads
         self.scores_offset_bytes = heads * config.head_dim * dtype.itemsize
-        self.partial_results = torch.empty(
-            self.scores_offset_bytes + 4 * heads, dtype=torch.uint8, device=device
-        )
+        num_bytes = self.scores_offset_bytes + 4 * heads
+        self.partial_results = torch.empty(2, num_bytes, dtype=torch.uint8, device=device)
         self.row_numbers = torch.arange(capacity.rows + 1, dtype=torch.int32, device=device)
         self.ones = torch.ones(capacity.rows, dtype=torch.int32, device=device)
         hidden = (capacity.rows, config.hidden_size)
         self.entering = torch.zeros(hidden, dtype=dtype, device=device)
         self.leaving = torch.zeros(hidden, dtype=dtype, device=device)
+        self.branch = Branch(device)
         self._staging = _Staging(capacity.words, device)
 
     def begin_words(self) -> Int32s:
@@ -78,6 +81,38 @@ class Workspace:
     def send_words(self, num_words: int) -> None:
         """Copy the first ``num_words`` that were written, behind what was launched before."""
         self._staging.send(self.words, num_words)
+
+
+class Branch:
+    """A second stream for launches that may run beside those that follow, until they are joined.
+
+    Captured, the two become branches of one graph. On a CPU all is in order anyway.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        self._is_forked = False
+        if device.type == "cuda":
+            # What starts first must not wait for the thread blocks of what starts beside it.
+            self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+
+    @contextlib.contextmanager
+    def beside(self, is_wanted: bool) -> Iterator[None]:
+        """Launches go to the second stream, behind those before, if that is wanted."""
+        if self._stream is None or not is_wanted:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        self._is_forked = True
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def join(self) -> None:
+        """Launches that follow come after those of the branch, if there are any."""
+        if self._stream is not None and self._is_forked:
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+            self._is_forked = False
 
 
 class _Staging:

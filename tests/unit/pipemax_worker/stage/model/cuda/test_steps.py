@@ -141,4 +141,4 @@ class TestTrial:
         steps = steps_of(model, 0)
         monkeypatch.setattr("pipemax_worker.stage.model.cuda.kernels.CAUSAL", 0)
         assert not passes_trial(steps, model.config, CPU, torch.float32, torch.float32)
-        assert "FlashInfer's kernels gave wrong results in a trial" in caplog.text
+        assert "kernels gave wrong results in a trial" in caplog.text

@@ -33,6 +33,7 @@ def test_partial_results_and_their_scores_have_room(tmp_path: Path) -> None:
     workspace = Workspace(config, CAPACITY, torch.device("cpu"), torch.bfloat16)
     heads, head_dim = config.num_attention_heads, config.head_dim
     assert workspace.scores_offset_bytes == 20 * heads * head_dim * 2
-    assert workspace.partial_results.nbytes == workspace.scores_offset_bytes + 20 * heads * 4
+    for part in workspace.partial_results:
+        assert part.nbytes == workspace.scores_offset_bytes + 20 * heads * 4
     assert workspace.row_numbers.tolist() == list(range(11))
     assert workspace.ones.tolist() == [1] * 10
