@@ -1,0 +1,217 @@
+"""An ``Executor`` without processes: the real engine drives it, time is arithmetic.
+
+A message's times on every stage follow from those of the messages before it, so they are computed
+when it is submitted; ``collect`` moves the clock to the end of the next message at the last stage
+and hands over what all stages say by then. Reports of the stages before the last one come with it,
+not earlier: nothing but the last report of a copy matters to the driver.
+
+What is modelled: compute by a ``StepCost``, the hop of hidden states and of fed-back tokens, links
+(``simulated_links``), stalls and bubbles. What is not: the driver's own time, which running ahead
+hides, and contention of copies with kernels (measured: below 1 %).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from pipemax_worker.contract.geometry import KVGeometry
+from pipemax_worker.contract.messages import (
+    ExecutorEvent,
+    SampledToken,
+    StageInput,
+    StageReport,
+    StepOutput,
+)
+from pipemax_worker.contract.transfers import CopyResult
+from pipemax_worker.performance.batch_shape import BatchShape, count_prompt_pairs
+from pipemax_worker.performance.step_cost import StepCost
+from pipemax_worker.planner.simulated_links import LinkSpeeds
+from pipemax_worker.planner.simulated_stage import SimulatedStage, StageTurn
+from pipemax_worker.planner.virtual_clock import VirtualClock
+
+_TOKEN_ID = 7
+"""What is always sampled: lengths are decided by limits, not by the text."""
+
+
+class HopSpeed(msgspec.Struct, frozen=True):
+    """Of hidden states from one stage to the next."""
+
+    latency_seconds: float
+    bytes_per_second: float
+    bytes_per_token: int
+
+    def seconds(self, num_tokens: int) -> float:
+        return self.latency_seconds + num_tokens * self.bytes_per_token / self.bytes_per_second
+
+
+class _Message(msgspec.Struct):
+    """One that the last stage has not been collected for."""
+
+    sequence: int
+    num_tokens: int
+    turns: list[StageTurn]
+    sampled: tuple[SampledToken, ...] | None
+
+
+class SimulatedPipeline:
+    """See the module. Owns the clock."""
+
+    def __init__(
+        self,
+        clock: VirtualClock,
+        geometry: KVGeometry,
+        cost: StepCost,
+        links: LinkSpeeds,
+        hop: HopSpeed,
+    ) -> None:
+        self.stages = [
+            SimulatedStage(links, geometry.slot_bytes(stage)) for stage in range(cost.num_stages)
+        ]
+        self._clock, self._cost, self._hop = clock, cost, hop
+        self._messages: deque[_Message] = deque()
+        self._copies: list[tuple[float, int, tuple[CopyResult, ...]]] = []
+        self._last_outputs: dict[int, float] = {}
+        self._tokens: dict[int, SampledToken] = {}
+
+    # --- the Executor protocol
+
+    def submit(self, stage_input: StageInput) -> None:
+        shape = shape_of(stage_input)
+        now = self._clock.seconds
+        turns = self._run(stage_input, shape, now)
+        self._order_copies(stage_input, turns)
+        self._messages.append(
+            _Message(
+                stage_input.sequence, shape.num_tokens, turns, self._sample(stage_input, turns)
+            )
+        )
+        for request_id in stage_input.finished_ids:
+            self._tokens.pop(request_id, None)
+
+    def collect(self, timeout_seconds: float) -> Sequence[ExecutorEvent]:
+        if self._messages:
+            return self._deliver(self._messages.popleft())
+        if self._copies:
+            self._clock.seconds = max(self._clock.seconds, self._copies[0][0])
+            return self._idle_reports()
+        self._clock.seconds += timeout_seconds
+        return ()
+
+    def drain(self) -> None:
+        """Nothing to stop."""
+
+    def park(self, timeout_seconds: float) -> None:
+        """Nothing is kept."""
+
+    # --- a message's way
+
+    def _run(self, message: StageInput, shape: BatchShape, now: float) -> list[StageTurn]:
+        if not message.scheduled:
+            return [stage.pass_by(now) for stage in self.stages]
+        hop_seconds = self._hop.seconds(shape.num_tokens)
+        arrival = self._feedback(message)
+        turns = []
+        for index, stage in enumerate(self.stages):
+            turn = stage.run(now, arrival, self._cost.stage_seconds(shape, index))
+            turns.append(turn)
+            arrival = turn.end + hop_seconds
+        return turns
+
+    def _feedback(self, message: StageInput) -> float:
+        """When stage 0 has the tokens that the last stage sampled for these rows."""
+        if any(row.token_ids is None for row in message.scheduled):
+            last = self._last_outputs.get(message.micro_batch_id, 0.0)
+            return last + self._hop.latency_seconds
+        return 0.0
+
+    def _order_copies(self, message: StageInput, turns: list[StageTurn]) -> None:
+        """Loads and background copies begin with the message, stores after its forward."""
+        for job in (*message.prefetch, *message.background):
+            is_load = job in message.prefetch
+            results = [
+                stage.copy(job, turn.end - _busy(turn), is_load)
+                for stage, turn in zip(self.stages, turns, strict=True)
+            ]
+            self._await(job.job_id, results)
+        for job in message.stores_after:
+            results = [
+                stage.copy(job, turn.end, False)
+                for stage, turn in zip(self.stages, turns, strict=True)
+            ]
+            self._await(job.job_id, results)
+
+    def _await(self, job_id: int, results: list[tuple[float, CopyResult]]) -> None:
+        landed = max(seconds for seconds, _ in results)
+        entry = (landed, job_id, tuple(result for _, result in results))
+        heapq.heappush(self._copies, entry)
+
+    def _sample(
+        self, message: StageInput, turns: list[StageTurn]
+    ) -> tuple[SampledToken, ...] | None:
+        sampled = tuple(
+            self._token(row.request_id) for row in message.scheduled if row.needs_sample
+        )
+        if message.scheduled:
+            self._last_outputs[message.micro_batch_id] = turns[-1].end
+        return sampled or None
+
+    def _token(self, request_id: int) -> SampledToken:
+        token = self._tokens.get(request_id)
+        if token is None:
+            token = self._tokens[request_id] = SampledToken(request_id, _TOKEN_ID)
+        return token
+
+    # --- what comes back
+
+    def _deliver(self, message: _Message) -> list[ExecutorEvent]:
+        self._clock.seconds = max(self._clock.seconds, message.turns[-1].end)
+        copies = self._landed_copies()
+        events: list[ExecutorEvent] = [
+            StageReport(
+                message.sequence,
+                stage,
+                message.num_tokens,
+                turn.compute_seconds,
+                turn.stall_seconds,
+                turn.wait_seconds,
+                copies[stage] if copies else (),
+            )
+            for stage, turn in enumerate(message.turns)
+        ]
+        if message.sampled is not None:
+            events.append(StepOutput(message.sequence, message.sampled))
+        return events
+
+    def _idle_reports(self) -> list[ExecutorEvent]:
+        copies = self._landed_copies()
+        return [
+            StageReport(-1, stage, 0, 0.0, 0.0, 0.0, copies[stage])
+            for stage in range(len(self.stages))
+        ]
+
+    def _landed_copies(self) -> list[tuple[CopyResult, ...]]:
+        """By stage, of the jobs that have landed everywhere by now; empty if there are none."""
+        landed = []
+        while self._copies and self._copies[0][0] <= self._clock.seconds:
+            landed.append(heapq.heappop(self._copies)[2])
+        return list(zip(*landed, strict=True))
+
+
+def shape_of(message: StageInput) -> BatchShape:
+    num_tokens = num_kv_tokens = num_pairs = 0
+    for row in message.scheduled:
+        num_new = row.num_new_tokens
+        num_tokens += num_new
+        num_kv_tokens += num_new + row.num_computed_tokens
+        if num_new > 1:
+            num_pairs += count_prompt_pairs(row.num_computed_tokens, num_new)
+    return BatchShape(num_tokens, num_kv_tokens, len(message.scheduled), num_pairs)
+
+
+def _busy(turn: StageTurn) -> float:
+    """Seconds from the stage's taking up the message to its end."""
+    return turn.stall_seconds + turn.wait_seconds + turn.compute_seconds
