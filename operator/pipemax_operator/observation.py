@@ -15,8 +15,8 @@ from pipemax_operator.observed import (
     ObservedJob,
     ObservedPod,
     Termination,
-    WorkerProgress,
 )
+from pipemax_operator.progress import parse_progress
 
 Document = dict[str, Any]
 
@@ -88,22 +88,6 @@ def parse_pod(document: Document) -> ObservedPod:
         since=parse_time(created) if created else None,
         waiting=_waiting(status),
         termination=_termination(status),
-    )
-
-
-def parse_progress(pod: str, body: Document) -> WorkerProgress:
-    """A worker's ``/progress``; what an older one lacks is nothing."""
-    requests, tokens = body.get("requests", {}), body.get("tokens", {})
-    return WorkerProgress(
-        pod=pod,
-        num_done=requests.get("done", 0),
-        num_failed=requests.get("failed", 0),
-        fraction_done=body.get("fractionDone", 0.0),
-        tokens_per_second=body.get("tokensPerSecond", 0.0),
-        prompt_tokens=tokens.get("prompt", 0),
-        generated_tokens=tokens.get("generated", 0),
-        remaining_seconds=body.get("remainingSeconds"),
-        swap_bytes=body.get("kvSwapBytes", {}),
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from pipemax_operator.progress import WorkerProgress as WorkerProgress
+
 
 @dataclass(frozen=True)
 class JobCondition:
@@ -64,21 +66,6 @@ class ObservedPod:
     since: datetime | None = None
     waiting: tuple[str, str] | None = None
     termination: Termination | None = None
-
-
-@dataclass(frozen=True)
-class WorkerProgress:
-    """One worker's ``/progress``, as far as the status needs it."""
-
-    pod: str
-    num_done: int
-    num_failed: int
-    fraction_done: float
-    tokens_per_second: float
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    remaining_seconds: float | None = None
-    swap_bytes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

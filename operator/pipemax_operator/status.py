@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from pipemax_operator import conditions
 from pipemax_operator.conditions import Condition, format_time
 from pipemax_operator.observed import Observed, ObservedPod, WorkerProgress
 from pipemax_operator.outcome import Outcome
+from pipemax_operator.progress import final_progress, running_progress, without_rate
 
 MAX_FAILING_SHOWN = 10
 _SWAP_FIELDS = {
@@ -20,14 +21,18 @@ _SWAP_FIELDS = {
 }
 
 
-def build_status(observed: Observed, outcome: Outcome, now: datetime) -> dict[str, Any]:
-    """The whole status; equal to ``observed.status`` if nothing has changed but time."""
+def build_status(
+    observed: Observed, outcome: Outcome, now: datetime, further: Sequence[Condition] = ()
+) -> dict[str, Any]:
+    """The whole status; equal to ``observed.status`` if nothing has changed but time. ``further``:
+    conditions that are no part of the outcome."""
     before = observed.status
+    said = (*derive_conditions(outcome), *further)
     status: dict[str, Any] = {
         "phase": outcome.phase,
         "observedGeneration": observed.generation,
         "conditions": conditions.merge_conditions(
-            before.get("conditions", ()), derive_conditions(outcome), observed.generation, now
+            before.get("conditions", ()), said, observed.generation, now
         ),
     }
     status["attempt"] = max(before.get("attempt", 0), _num_attempts(observed))
@@ -105,60 +110,14 @@ def _failing(pod: ObservedPod) -> dict[str, Any] | None:
 
 def _progress(observed: Observed, outcome: Outcome, now: datetime) -> dict[str, Any] | None:
     """Of the final counts, else of the workers that answer; else what was known before."""
-    counts = next(
-        (p.termination.counts for p in observed.pods if p.termination and p.termination.counts),
-        None,
-    )
+    ended = [pod.termination for pod in observed.pods if pod.termination]
+    counts = next((one.counts for one in ended if one.counts and not one.exit_code), None)
     before: dict[str, Any] | None = observed.status.get("progress")
     if outcome.is_final and counts:
-        return _final_progress(counts, before, now)
-    if not observed.progress:
-        return before
-    return _running_progress(observed.progress, before, now)
-
-
-def _final_progress(
-    counts: dict[str, int], before: dict[str, Any] | None, now: datetime
-) -> dict[str, Any]:
-    completed, failed = counts.get("completed", 0), counts.get("failed", 0)
-    progress = {
-        "percent": "100%",
-        "summary": f"{completed + failed}/{completed + failed}",
-        "totalRequests": completed + failed,
-        "completed": completed,
-        "failed": failed,
-        "promptTokens": counts.get("promptTokens", 0),
-        "generatedTokens": counts.get("generatedTokens", 0),
-    }
-    if before and all(before.get(name) == value for name, value in progress.items()):
-        return before
-    return {**progress, "lastUpdateTime": format_time(now)}
-
-
-def _running_progress(
-    workers: Sequence[WorkerProgress], before: dict[str, Any] | None, now: datetime
-) -> dict[str, Any]:
-    """Every worker counts the whole job's records as it found them and its own: the one that knows
-    most speaks for the job; rates add up."""
-    best = max(workers, key=lambda worker: worker.num_done)
-    fraction = max(worker.fraction_done for worker in workers)
-    total = round(best.num_done / fraction) if fraction else 0
-    remaining = [w.remaining_seconds for w in workers if w.remaining_seconds is not None]
-    progress: dict[str, Any] = {
-        "percent": f"{int(100 * fraction)}%",
-        "summary": f"{best.num_done}/{'~' if fraction < 1 else ''}{max(total, best.num_done)}",
-        "totalRequests": max(total, best.num_done),
-        "completed": best.num_done - best.num_failed,
-        "failed": best.num_failed,
-        "promptTokens": sum(worker.prompt_tokens for worker in workers),
-        "generatedTokens": sum(worker.generated_tokens for worker in workers),
-        "tokensPerSecond": round(sum(worker.tokens_per_second for worker in workers)),
-    }
-    if remaining:
-        end = now + timedelta(seconds=max(remaining) / len(workers))
-        progress["estimatedCompletionTime"] = format_time(end)
-    same = before and all(before.get(k) == v for k, v in progress.items() if "Time" not in k)
-    return before if same and before else {**progress, "lastUpdateTime": format_time(now)}
+        return final_progress(counts, before, now)
+    if outcome.phase != "Running":
+        return without_rate(before)
+    return running_progress(observed.progress, before, now)
 
 
 def _swap(workers: Sequence[WorkerProgress]) -> dict[str, int]:

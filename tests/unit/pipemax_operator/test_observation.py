@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from pipemax_operator.observation import count_indexes, parse_batch_job, parse_pod, parse_progress
+from pipemax_operator.observation import count_indexes, parse_batch_job, parse_pod
 
 
 @pytest.mark.parametrize(("text", "count"), [("", 0), ("3", 1), ("1,3-5,7", 5), ("0-9", 10)])
@@ -65,7 +65,3 @@ def test_why_a_pod_waits() -> None:
     assert parse_pod(pod({"conditions": [unschedulable]})).waiting == ("Unschedulable", "0/2 nodes")
     creating = {"state": {"waiting": {"reason": "ContainerCreating"}}}
     assert parse_pod(pod({"containerStatuses": [creating]})).waiting is None
-
-
-def test_the_progress_of_an_older_worker() -> None:
-    assert parse_progress("pod", {}).num_done == 0
