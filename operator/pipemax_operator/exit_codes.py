@@ -12,4 +12,7 @@ PERMANENT = (64, 65, 66, 78)
 STOPPED = 75
 
 # The machine's fault: another node may do better.
-NODE_FAULTS = (69, 74)
+NODE_FAULTS = (69, 71, 72, 74)
+
+# A GPU has failed for good: later pods of the job go elsewhere.
+GPU_LOST = 72

@@ -10,6 +10,8 @@
     ├── UnsupportedModelError         66  UnsupportedModel     unknown architecture or feature
     ├── StageDiedError                69  StageDied            a stage process or its GPU died
     ├── InvariantError                70  InternalError        a bug: an invariant is broken
+    ├── PreflightError                71  PreflightFailed      this machine cannot run the job
+    ├── GpuLostError                  72  GpuLost              a GPU has failed for good
     ├── OutputError                   74  OutputFailed         the output store refused a write
     ├── ModelDownloadError            74  ModelDownloadFailed  a model could not be fetched
     ├── StoreNotSharedError           74  StoreNotShared       nodes do not see the same output
@@ -100,6 +102,26 @@ class InvariantError(PipemaxError):
     reason = "InternalError"
 
 
+class PreflightError(PipemaxError):
+    """This machine cannot run the job: a check before the model loads has found why.
+
+    Another machine may do better. The message says for each such finding what helps.
+    """
+
+    exit_code = os.EX_OSERR
+    reason = "PreflightFailed"
+
+
+class GpuLostError(PipemaxError):
+    """A GPU has failed in a way that no restart on this machine heals; the message has its UUID.
+
+    Not a ``StageDiedError``: nothing is started again here, and the operator avoids the node.
+    """
+
+    exit_code = os.EX_OSFILE
+    reason = "GpuLost"
+
+
 class OutputError(PipemaxError):
     """The output location cannot be written."""
 
@@ -173,6 +195,7 @@ _STAGE_ERRORS: dict[str, type[PipemaxError]] = {
         ModelNotFoundError,
         UnsupportedModelError,
         StageDiedError,
+        GpuLostError,
         InvariantError,
         KVTierError,
     )

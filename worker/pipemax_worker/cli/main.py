@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from pipemax_worker import __version__
-from pipemax_worker.cli import bench, host_folders, results, run, status, validate
+from pipemax_worker.cli import bench, host_folders, preflight, results, run, status, validate
 from pipemax_worker.errors import InvariantError, PipemaxError
 from pipemax_worker.runner.termination import write_termination_message
 
@@ -35,7 +35,7 @@ A job of your own needs three lines of `spec` (docs/inferencejob.md has all fiel
 
 EPILOG = """\
 exit codes: 0 every request has a record · 65 bad input or too many failures · 66 input or model
-missing · 69 a stage died · 70 a bug · 71 this machine cannot run the job · 72 a GPU failed for good ·
+missing · 69 a stage died · 70 a bug · 71 this machine cannot run the job · 72 a GPU has failed ·
 74 output, NVMe or a download failed · 75 stopped, the same command continues · 78 the job file is
 refused
 """
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pipemax {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (run, validate, status, results, bench, host_folders):
+    for command in (run, validate, preflight, status, results, bench, host_folders):
         command.add_parser(commands)
     return parser
 

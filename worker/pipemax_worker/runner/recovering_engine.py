@@ -18,7 +18,7 @@ from pipemax_worker.contract.request import (
 )
 from pipemax_worker.contract.statistics import EngineStatistics, StepRecord
 from pipemax_worker.engine.engine import Engine
-from pipemax_worker.errors import PipemaxError, StageDiedError
+from pipemax_worker.errors import GpuLostError, PipemaxError, StageDiedError
 from pipemax_worker.runner.held_request import HeldRequest, without_kv
 from pipemax_worker.runner.recovery import Trial, after_death, after_finish, after_survival
 from pipemax_worker.runner.recovery_messages import (
@@ -29,6 +29,7 @@ from pipemax_worker.runner.recovery_messages import (
 from pipemax_worker.runner.restart import RestartablePipeline
 from pipemax_worker.runner.total_statistics import add_statistics
 
+Explain = Callable[[PipemaxError, StageDied], PipemaxError]
 MakeStopChecker = Callable[[RecordKey, int], StopChecker | None]
 
 
@@ -37,6 +38,7 @@ class RecoveringEngine:
 
     Requests are *held* while the pipeline is down, or while others are on trial. Stop checkers are
     made anew for requests that go on (``make_stop_checker``): theirs have seen part of the text.
+    ``explain`` says what a death really was; a GPU that is lost ends all, and nobody is suspected.
     """
 
     def __init__(
@@ -44,10 +46,12 @@ class RecoveringEngine:
         pipeline: RestartablePipeline,
         make_stop_checker: MakeStopChecker,
         say: Callable[[str], None],
+        explain: Explain = lambda error, _: error,
     ) -> None:
         self._pipeline = pipeline
         self._make_stop_checker = make_stop_checker
         self._say = say
+        self._explain = explain
         self._trial = Trial()
         self._held: dict[tuple[RecordKey, int], HeldRequest] = {}
         self._accused: dict[RecordKey, list[FinishedRequest]] = {}
@@ -119,8 +123,8 @@ class RecoveringEngine:
         """One step of the engine, in a pipeline that is started again first if it has died.
 
         Raises what ``Engine.step`` raises for a bug, what ``RestartablePipeline.restart`` raises,
-        and StageDiedError once it is the machine that kills the pipeline: no request is condemned
-        then that the machine may have killed.
+        and GpuLostError or StageDiedError once it is the machine that kills the pipeline: no
+        request is condemned then that the machine may have killed.
         """
         if self._failure is not None:
             raise self._failure
@@ -181,6 +185,10 @@ class RecoveringEngine:
         suspects = tuple(dict.fromkeys(request.key for request in self._engine.suspects()))
         self._keep(self._engine)
         self._pipeline.close()
+        error = self._explain(error, death)
+        if isinstance(error, GpuLostError):
+            self._failure = error
+            return
         self._num_deaths_of.update(suspects)
         before, is_from_outside = self._trial, death.exit_code == -signal.SIGKILL
         self._trial = after_death(before, suspects, is_from_outside, self._choose_control())

@@ -5,9 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from types import TracebackType
+from typing import Protocol
 
-from pipemax_worker.errors import StageDiedError
+from pipemax_worker.errors import PipemaxError, StageDiedError
 from pipemax_worker.runner.session import Session
+
+
+class Explain(Protocol):
+    """What a death of ``stage`` (None: some stage, at a start) really was."""
+
+    def __call__(self, error: PipemaxError, stage: int | None = None, /) -> PipemaxError: ...
+
 
 MAX_STARTS = 2
 """Attempts at one start: a pipeline that dies twice in a row while it starts does not heal."""
@@ -26,6 +34,7 @@ class RestartablePipeline:
     num_restarts  how often it was started again.
     interrupting  a restart runs inside it: what ends one early (a stop) is raised in there.
     on_wait       to be called by the one who opens, once a second or so while stages load.
+    explain       what a death at a start really was: what is no StageDiedError ends it at once.
     """
 
     def __init__(
@@ -42,6 +51,7 @@ class RestartablePipeline:
         self.is_open = False
         self.num_restarts = 0
         self.on_wait: Callable[[], None] = lambda: None
+        self.explain: Explain = lambda error, _=None: error
 
     def __enter__(self) -> RestartablePipeline:
         self._open()
@@ -71,9 +81,10 @@ class RestartablePipeline:
         for number in range(1, MAX_STARTS + 1):
             try:
                 self.session = self._stack.enter_context(self._open_pipeline())
-            except StageDiedError as error:
-                if number == MAX_STARTS:
-                    raise
+            except StageDiedError as death:
+                error = self.explain(death)
+                if number == MAX_STARTS or not isinstance(error, StageDiedError):
+                    raise error from death
                 self._say(f"{error}; the pipeline died while it started, and is started again")
                 self.num_restarts += 1
             else:

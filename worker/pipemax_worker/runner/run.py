@@ -19,6 +19,7 @@ from pipemax_worker.errors import StoppedError
 from pipemax_worker.pipeline.gpus import count_gpus
 from pipemax_worker.prompts.processor import PromptProcessor
 from pipemax_worker.runner.collector import Collector
+from pipemax_worker.runner.death_diagnosis import make_diagnosis
 from pipemax_worker.runner.done_ranges_totals import DoneRangesTotals
 from pipemax_worker.runner.failures import check_failures
 from pipemax_worker.runner.feed import RequestFeed
@@ -37,6 +38,7 @@ from pipemax_worker.runner.nvme_folder import derive_job_key, nvme_run_folder, r
 from pipemax_worker.runner.options import RunOptions
 from pipemax_worker.runner.parked_requests import ParkedRequests, identify_job
 from pipemax_worker.runner.parking import JobParking
+from pipemax_worker.runner.preflight import check_expected_gpus, run_preflight
 from pipemax_worker.runner.preparation import PreparedJob, build_processor, prepare_job
 from pipemax_worker.runner.recovering_engine import RecoveringEngine
 from pipemax_worker.runner.restart import RestartablePipeline
@@ -113,7 +115,7 @@ def _run(
         stack.callback(processor.close)
         with stop.interrupting():
             stack.enter_context(serve_telemetry(options, served, display.message))
-            pipeline, parked = _start_pipeline(prepared, found_ledger, stack, stop, display)
+            pipeline, parked = _start_pipeline(prepared, found_ledger, stack, stop, display, served)
         ledger = open_ledger(prepared, store)
         if options.retry_failed:
             begin_retry(store, ledger)
@@ -138,21 +140,24 @@ def _start_pipeline(
     stack: contextlib.ExitStack,
     stop: StopRequest,
     display: Display,
+    served: Served,
 ) -> tuple[RestartablePipeline, ParkedRequests]:
     """Start the pipeline; ``stack`` ends it. Raises what ``open_session`` raises, and JobFileError,
-    KVTierError."""
+    KVTierError, PreflightError, GpuLostError."""
     job, places = prepared.job, prepared.places
-    nvme, job_key = job.spec.kv_cache.nvme, derive_job_key(places.output)
-    nvme_bytes = 0 if nvme is None else nvme.size
     folder = stack.enter_context(
-        nvme_run_folder(places.nvme_folder, nvme is not None, job_key, nvme_bytes)
+        nvme_run_folder(
+            places.nvme_folder, job.spec.kv_cache.nvme is not None, derive_job_key(places.output)
+        )
     )
     nvme_path = None if folder is None else folder.path
+    check_expected_gpus(job.spec.engine.device)
     settings = derive_session_settings(
         job.spec, prepared.model_config, places.model_folder, nvme_path, count_gpus()
     )
     for line in describe_start(job, settings):
         display.message(line)
+    served.preflight = run_preflight(job, settings.pipeline, nvme_path, display.message)
 
     identity = identify_job(prepared, settings, ledger)
     parked = stack.enter_context(ParkedRequests(folder, identity, display.message))
@@ -169,6 +174,7 @@ def _start_pipeline(
         return parked.adopting(settings, open_adopting)
 
     pipeline = RestartablePipeline(open_pipeline, display.message, stop.interrupting)
+    pipeline.explain = make_diagnosis(settings.pipeline).explain
     stack.enter_context(pipeline)
     display.message(describe_tiers(pipeline.session.geometry))
     return pipeline, parked
@@ -202,7 +208,12 @@ def _build_run(
     )
     load_seconds = [stage.load_seconds for stage in session.stages]
     metrics = Metrics(lambda: run.snapshot, session.geometry, __version__, load_seconds)
-    engine = RecoveringEngine(pipeline, collector.stop_checker, display.message)
+    engine = RecoveringEngine(
+        pipeline,
+        collector.stop_checker,
+        display.message,
+        lambda error, death: pipeline.explain(error, death.stage),
+    )
     grace_seconds = job.spec.grace_period_seconds
     parking = JobParking(
         parked, ledger, pipeline, engine, collector, clock, grace_seconds, display.message

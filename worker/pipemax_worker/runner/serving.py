@@ -9,6 +9,7 @@ import msgspec
 
 from pipemax_worker.contract.statistics import EngineStatistics
 from pipemax_worker.errors import JobFileError
+from pipemax_worker.preflight.findings import Finding
 from pipemax_worker.runner.options import RunOptions
 from pipemax_worker.telemetry.http import TelemetryServer
 from pipemax_worker.telemetry.progress import ProgressSnapshot, progress_as_json
@@ -22,6 +23,7 @@ class Served:
         self.metrics: Callable[[], bytes] = bytes
         self.snapshot: Callable[[], ProgressSnapshot] = lambda: starting_snapshot(job_name)
         self.closed_ranges: Callable[[], WorkTotals] = WorkTotals
+        self.preflight: tuple[Finding, ...] = ()
 
     def progress(self) -> ProgressSnapshot:
         """The snapshot, with what the ledger says of all workers where that is more."""
@@ -47,6 +49,10 @@ def starting_snapshot(job_name: str) -> ProgressSnapshot:
     )
 
 
+def _as_json(finding: Finding) -> dict[str, str]:
+    return {name: str(value) for name, value in msgspec.structs.asdict(finding).items()}
+
+
 @contextlib.contextmanager
 def serve_telemetry(
     options: RunOptions, served: Served, announce: Callable[[str], None]
@@ -63,7 +69,7 @@ def serve_telemetry(
             options.address,
             options.port,
             lambda: served.metrics(),
-            lambda: progress_as_json(served.progress()),
+            lambda: progress_as_json(served.progress(), map(_as_json, served.preflight)),
         )
     except OSError as error:
         raise JobFileError(

@@ -50,7 +50,7 @@ def validate_job(
     refuse_unsupported_fields(job, job_file)
     if not check_places:
         return ValidationReport((f"{job_file}: InferenceJob {job.metadata.name} is valid",))
-    folder, model_place = _locate_model(job, job_file, mounts)
+    folder, model_place = locate_model(job, job_file, mounts)
     if folder is None:
         return _report_without_model(job, job_file, mounts, model_place, check_lines)
     prepared = prepare_job(job_file, mounts, lambda _model, _settings: folder)
@@ -85,7 +85,7 @@ def _list_faults(report: InputReport) -> Iterator[str]:
         yield f"... and {num_hidden} more"
 
 
-def _locate_model(
+def locate_model(
     job: InferenceJob, job_file: Path, mounts: Mapping[str, str]
 ) -> tuple[Path | None, str]:
     """The folder, None if a run would fetch it first, and the model's place in words."""

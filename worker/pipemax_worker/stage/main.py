@@ -27,10 +27,11 @@ from pipemax_worker.contract.messages import (
     StageReady,
 )
 from pipemax_worker.contract.model_config import ModelConfig
-from pipemax_worker.errors import PipemaxError, StageDiedError
+from pipemax_worker.errors import GpuLostError, PipemaxError, StageDiedError
 from pipemax_worker.stage.channel import ActivationChannel, ZmqChannel
 from pipemax_worker.stage.device_tokens import DeviceTokens
 from pipemax_worker.stage.feedback import FeedbackReceiver, FeedbackSender
+from pipemax_worker.stage.gpu_loss import is_gpu_loss
 from pipemax_worker.stage.inbox import ZmqContext, ZmqInbox
 from pipemax_worker.stage.kv.device import KV_DTYPES, DeviceKVCache
 from pipemax_worker.stage.kv.host import HostKVCache
@@ -121,6 +122,8 @@ def describe_failure(stage: int, error: Exception) -> StageFailed:
     if isinstance(error, PipemaxError):
         return StageFailed(stage, error.reason, str(error))
     message = f"stage {stage}: {type(error).__name__}: {error}"
+    if is_gpu_loss(error):
+        return StageFailed(stage, GpuLostError.reason, message)
     if isinstance(error, torch.OutOfMemoryError):
         message += "; lower engine.memoryFraction or engine.maxBatchedTokens"
     return StageFailed(stage, StageDiedError.reason, message)

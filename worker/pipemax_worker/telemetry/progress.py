@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import msgspec
 
 from pipemax_worker.contract.geometry import Tier
@@ -85,8 +87,11 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def progress_as_json(snapshot: ProgressSnapshot) -> bytes:
-    """The body of ``/progress``: what the operator's status loop reads."""
+def progress_as_json(
+    snapshot: ProgressSnapshot, preflight: Iterable[Mapping[str, str]] = ()
+) -> bytes:
+    """The body of ``/progress``: what the operator's status loop reads. ``preflight``: what the
+    checks before the start have found."""
     statistics = snapshot.statistics
     body = {
         "job": snapshot.job_name,
@@ -122,5 +127,6 @@ def progress_as_json(snapshot: ProgressSnapshot) -> bytes:
         "pipelineRestarts": snapshot.num_pipeline_restarts,
         "output": snapshot.output_place,
         "warnings": list(snapshot.warnings),
+        "preflight": list(preflight),
     }
     return msgspec.json.encode(body)

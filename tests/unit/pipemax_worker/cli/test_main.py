@@ -13,7 +13,7 @@ from pipemax_worker.cli import main as main_module
 from pipemax_worker.cli.main import main
 from pipemax_worker.runner.termination import TERMINATION_LOG_VARIABLE
 
-COMMANDS = ("run", "validate", "status", "results", "bench")
+COMMANDS = ("run", "validate", "preflight", "status", "results", "bench")
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -29,7 +29,7 @@ def test_help_teaches_a_first_run_and_the_exit_codes(capsys: pytest.CaptureFixtu
     assert "kind: InferenceJob" in text
     for command in COMMANDS:
         assert f"\n    {command} " in text
-    for code in (65, 66, 69, 70, 74, 75, 78):
+    for code in (65, 66, 69, 70, 71, 72, 74, 75, 78):
         assert f"{code} " in text
 
 

@@ -28,6 +28,12 @@ class FakeCudaDriver:
         total._obj.value = (24, 32)[device.value] * 10**9  # type: ignore[attr-defined]
         return 0
 
+    def cuDeviceGetUuid_v2(self, raw: object, device: ctypes.c_int) -> int:
+        if device.value == 1:
+            return 999
+        raw._obj[:] = range(16)  # type: ignore[attr-defined]
+        return 0
+
 
 @pytest.fixture
 def load_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[object], None]]:
@@ -39,9 +45,11 @@ def load_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[object],
 
         monkeypatch.setattr(gpus.ctypes, "CDLL", load)
 
-    gpus.gpu_memory_bytes.cache_clear()
+    for cached in (gpus.gpu_memory_bytes, gpus.gpu_uuids):
+        cached.cache_clear()
     yield use
-    gpus.gpu_memory_bytes.cache_clear()
+    for cached in (gpus.gpu_memory_bytes, gpus.gpu_uuids):
+        cached.cache_clear()
 
 
 def test_memory_of_each_gpu(load_library: Callable[[object], None]) -> None:
@@ -59,3 +67,8 @@ def test_a_driver_without_a_device(load_library: Callable[[object], None]) -> No
     """``cuInit`` fails with CUDA_ERROR_NO_DEVICE where the driver is there and the card is not."""
     load_library(FakeCudaDriver(init_status=100))
     assert gpus.count_gpus() == 0
+
+
+def test_uuids_as_nvidia_smi_writes_them(load_library: Callable[[object], None]) -> None:
+    load_library(FakeCudaDriver())
+    assert gpus.gpu_uuids() == ("GPU-00010203-0405-0607-0809-0a0b0c0d0e0f", "")
