@@ -1,4 +1,4 @@
-"""``manifests/examples/minimal`` on real nodes: its claims, and what a machine without GPUs adds."""
+"""``manifests/examples/minimal`` on real nodes: its claims, and what a test machine adds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ EXAMPLE = ROOT / "manifests" / "examples" / "minimal" / "job.yaml"
 
 
 class MinimalExample(RealNodeJob):
-    """The claims ``models`` and ``datasets`` are folders that all nodes see, as NFS is; the model is
-    the tiny one under the example's name."""
+    """The claims ``models`` and ``datasets`` are folders that all nodes see, as NFS is; the model
+    is the tiny one under the example's name."""
 
     def __init__(
         self,
