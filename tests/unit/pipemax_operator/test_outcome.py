@@ -43,11 +43,8 @@ COMPLETE = JobCondition("Complete", "True")
             "DeadlineExceeded",
         ),
         (outcome(child(suspended=True), suspend=True), "Suspended", "SuspendedByUser"),
-        (
-            outcome(child(suspended=True), scheduling={"queueName": "team"}),
-            "Suspended",
-            "WaitingForQueue",
-        ),
+        (outcome(None, suspend=True), "Suspended", "SuspendedByUser"),
+        (outcome(child(suspended=True)), "Suspended", "Resuming"),
     ],
 )
 def test_phase_and_reason(found: Outcome, phase: str, reason: str) -> None:

@@ -48,16 +48,6 @@ def test_suspend_and_deadline_are_mirrored() -> None:
     assert made(observe(limited)).child_changes == {"activeDeadlineSeconds": None}
 
 
-def test_kueue_alone_releases_what_it_holds() -> None:
-    queue = {"queueName": "team"}
-    held = replace(CHILD, suspended=True)
-    assert made(observe(held), scheduling=queue).child_changes == {}
-    assert made(observe(CHILD), scheduling=queue, suspend=True).child_changes == {"suspend": True}
-    job = made(observe(), scheduling=queue).apply[1]
-    assert job["spec"]["suspend"] is True
-    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
-
-
 def test_a_deleted_job_is_left_alone() -> None:
     assert made(replace(observe(), is_deleting=True)) == Plan()
 
