@@ -70,22 +70,30 @@ def with_fused_append(library: FlashInfer) -> FlashInfer:
     return replace(library, rotate_and_append=rotate_and_append)
 
 
-def _load(dtype: torch.dtype, kv_dtype: torch.dtype, head_dim: int) -> FlashInfer:
+def kernel_specs(dtype: torch.dtype, kv_dtype: torch.dtype, head_dim: int) -> dict[str, Any]:
+    """What FlashInfer compiles for these types: its ``JitSpec`` objects by our names for them.
+
+    Raises ImportError where the library is missing.
+    """
     from flashinfer.jit import activation, norm, page, rope
     from flashinfer.jit.attention import gen_batch_prefill_module
 
-    start = time.monotonic()
     heads = (head_dim, head_dim)
     attention = gen_batch_prefill_module(
         "fa2", dtype, kv_dtype, dtype, torch.int32, *heads, 0, False, False, False
     )
-    specs = {
+    return {
         "attention": attention,
         "norm": norm.gen_norm_module(),
         "rope": rope.gen_rope_module(),
         "page": page.gen_page_module(),
         "activation": activation.gen_act_and_mul_module("silu"),
     }
+
+
+def _load(dtype: torch.dtype, kv_dtype: torch.dtype, head_dim: int) -> FlashInfer:
+    start = time.monotonic()
+    specs = kernel_specs(dtype, kv_dtype, head_dim)
     missing = [name for name, spec in specs.items() if not spec.is_compiled]
     if missing:
         LOGGER.warning(
