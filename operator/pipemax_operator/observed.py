@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -21,10 +22,13 @@ class JobCondition:
 
 @dataclass(frozen=True)
 class ObservedJob:
-    """The child batch/v1 Job. ``spec_digest``: of the spec that it was made from."""
+    """The child batch/v1 Job. ``spec_digest``: of the spec that it was made from; ``queue_name``:
+    Kueue's LocalQueue, as the Job's label names it."""
 
     uid: str
     spec_digest: str = ""
+    queue_name: str = ""
+    num_indexes: int = 1
     suspended: bool = False
     deadline_seconds: int | None = None
     active: int = 0
@@ -41,6 +45,19 @@ class ObservedJob:
 
 
 @dataclass(frozen=True)
+class ObservedWorkload:
+    """Kueue's Workload of the child Job. ``is_stopped_by_operator``: for ``spec.suspend``."""
+
+    name: str
+    is_active: bool = True
+    is_stopped_by_operator: bool = False
+    conditions: tuple[JobCondition, ...] = ()
+
+    def condition(self, kind: str, status: str) -> JobCondition | None:
+        return next((c for c in self.conditions if (c.type, c.status) == (kind, status)), None)
+
+
+@dataclass(frozen=True)
 class Termination:
     """How a worker ended: exit code, and its termination message ``{reason, message, ...}``."""
 
@@ -54,18 +71,36 @@ class Termination:
 @dataclass(frozen=True)
 class ObservedPod:
     """One worker pod. ``waiting``: (reason, message) of why it does not run, from the kubelet or
-    the scheduler; ``since``: when it was made."""
+    the scheduler; ``since``: when it was made.
+
+    given_up_at     when Kubernetes asked for its end because its node does not answer.
+    unready_since   when Kubernetes marked it as not ready for its node's sake, its container being
+                    ready by the last word of the kubelet.
+    """
 
     name: str
     phase: str
+    uid: str = ""
+    resource_version: str = ""
     index: int = 0
     node: str = ""
     address: str = ""
     is_ready: bool = False
     is_terminating: bool = False
     since: datetime | None = None
+    given_up_at: datetime | None = None
+    unready_since: datetime | None = None
     waiting: tuple[str, str] | None = None
     termination: Termination | None = None
+
+
+@dataclass(frozen=True)
+class ObservedNode:
+    """A node of the cluster. ``since``: when it became ready, or ceased to be."""
+
+    name: str
+    is_ready: bool
+    since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +108,8 @@ class Observed:
     """Everything that a plan is made from, besides the InferenceJob itself.
 
     ``status``: what its status says now. ``is_deleting``: it has a deletion timestamp.
+    ``nodes``: None if the operator may not see them, or has no reason to look.
+    ``watched_seconds``: pod's UID -> for how long this operator has seen it lost.
     """
 
     generation: int
@@ -81,5 +118,8 @@ class Observed:
     status: dict[str, Any] = field(default_factory=dict)
     is_deleting: bool = False
     job: ObservedJob | None = None
+    workload: ObservedWorkload | None = None
     pods: tuple[ObservedPod, ...] = ()
+    nodes: tuple[ObservedNode, ...] | None = None
+    watched_seconds: Mapping[str, float] = field(default_factory=dict)
     progress: tuple[WorkerProgress, ...] = ()
