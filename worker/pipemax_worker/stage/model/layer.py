@@ -13,6 +13,9 @@ from pipemax_worker.stage.model.checkpoint import WeightSource
 from pipemax_worker.stage.model.kernels import AttentionShape, Kernels, QKNorm
 from pipemax_worker.stage.model.linear import Linear
 
+WITH_RESIDUAL = frozenset({"output", "down"})
+"""Matrices whose product is added to a residual."""
+
 
 class DecoderLayer:
     """Layer ``index`` of the model. Reads its weights when built."""
@@ -47,8 +50,18 @@ class DecoderLayer:
         )
 
     @property
+    def matrices(self) -> dict[str, Linear]:
+        """By what they are for."""
+        return {
+            "qkv": self._qkv,
+            "output": self._output,
+            "gate_up": self._gate_up,
+            "down": self._down,
+        }
+
+    @property
     def weight_bytes(self) -> int:
-        matrices = (self._qkv, self._output, self._gate_up, self._down)
+        matrices = self.matrices.values()
         norms = [self._attention_norm, self._mlp_norm]
         if self._qk_norm is not None:
             norms += [self._qk_norm.query, self._qk_norm.key]

@@ -9,6 +9,8 @@ which library happened to be faster.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -26,17 +28,26 @@ class Linear:
         self.weight_bytes = weight.nbytes + (0 if bias is None else bias.nbytes)
         self._bias = bias
         self._is_packed = _can_pack(weight)
+        self.shape = weight.shape
+        self.dtype = weight.dtype
         self._weight = _pack(weight) if self._is_packed else weight  # [out, in]
+        self._library_for: Callable[[int], str] | None = None
 
     def shares(self, weight: torch.Tensor) -> bool:
         """Whether this matrix lies in the memory of ``weight``."""
         return self._weight is weight
+
+    def choose_library_by(self, library_for: Callable[[int], str]) -> None:
+        """On a GPU: which of PyTorch's libraries computes a product of so many rows."""
+        self._library_for = library_for
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """``x`` [num_tokens, in], ``residual`` [num_tokens, out] -> [num_tokens, out]. The residual
         may be written to."""
         if self._is_packed:
             return self._packed(x, residual)
+        if self._library_for is not None:
+            torch.backends.cuda.preferred_blas_library(self._library_for(len(x)))
         if residual is not None and self._bias is None and x.is_cuda:
             return residual.addmm_(x, self._weight.t())  # one launch, and one rounding less
         y = F.linear(x, self._weight, self._bias)
@@ -46,6 +57,7 @@ class Linear:
         """The same without a residual, [num_tokens, out] float32, of any compute dtype; in ``out``
         if it is given."""
         if x.is_cuda and self._bias is None and x.dtype in HALF_DTYPES:
+            torch.backends.cuda.preferred_blas_library("default")
             # The sums are not rounded to the compute dtype.
             return torch.mm(x, self._weight.t(), out_dtype=torch.float32, out=out)
         y = self(x).float()

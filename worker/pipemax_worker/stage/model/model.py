@@ -11,7 +11,7 @@ from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.errors import InvariantError
 from pipemax_worker.stage.batch import Batch
 from pipemax_worker.stage.model.checkpoint import WeightSource
-from pipemax_worker.stage.model.cuda.create import create_cuda_steps
+from pipemax_worker.stage.model.cuda.create import choose_libraries, create_cuda_steps
 from pipemax_worker.stage.model.kernels import Kernels
 from pipemax_worker.stage.model.layer import DecoderLayer
 from pipemax_worker.stage.model.linear import Linear
@@ -65,6 +65,8 @@ class StageModel:
             is_last=is_last,
             max_sampled=max_num_requests,
         )
+        if self._cuda is not None:
+            choose_libraries(self._cuda, [layer.matrices for layer in self._layers], device)
 
     @property
     def weight_bytes(self) -> int:

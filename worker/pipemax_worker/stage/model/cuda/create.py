@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 
 from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.stage.model.cuda.gemm_meter import ensure_table
 from pipemax_worker.stage.model.cuda.library import load_flashinfer, with_fused_append
 from pipemax_worker.stage.model.cuda.steps import CudaSteps
 from pipemax_worker.stage.model.cuda.trial import passes_trial
+from pipemax_worker.stage.model.layer import WITH_RESIDUAL
+from pipemax_worker.stage.model.linear import Linear
 from pipemax_worker.stage.model.rope import RotaryEmbedding
 
 LOGGER = logging.getLogger(__name__)
@@ -54,3 +59,17 @@ def create_cuda_steps(
         "was made for FlashInfer 0.6"
     )
     return None
+
+
+def choose_libraries(
+    steps: CudaSteps, matrices: Sequence[Mapping[str, Linear]], device: torch.device
+) -> None:
+    """Measure the layers' products, by kind, and let steps and products go by it."""
+    products = {kind: [layer[kind] for layer in matrices] for kind in matrices[0]}
+    table = ensure_table(products, WITH_RESIDUAL, device)
+    if table is None:
+        return
+    for kind, linears in products.items():
+        for linear in linears:
+            linear.choose_library_by(partial(table.library_for, kind))
+    steps.gemm_table = table

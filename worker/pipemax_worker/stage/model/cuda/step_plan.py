@@ -7,7 +7,7 @@ prompts). Each part is padded by itself, so that a captured graph finds both whe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -180,6 +180,21 @@ def padded_shape(plan: StepPlan) -> StepShape:
         ),
         round_up(len(plan.host.sample_rows), SAMPLED_MULTIPLE),
     )
+
+
+def widened(shape: StepShape, num_rows: int) -> StepShape:
+    """With further rows that only pad, up to ``num_rows`` of them in all: before the prompts' if
+    there are decoding rows."""
+    more = num_rows - shape.num_rows
+    if more <= 0:
+        return shape
+    decode, prompts = shape.decode, shape.prompts
+    if decode.num_rows == 0:
+        return replace(shape, prompts=replace(prompts, num_rows=prompts.num_rows + more))
+    wider = replace(
+        decode, num_rows=decode.num_rows + more, num_requests=decode.num_requests + more
+    )
+    return replace(shape, decode=wider)
 
 
 def round_up(number: int, multiple: int) -> int:

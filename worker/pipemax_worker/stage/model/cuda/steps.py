@@ -15,6 +15,7 @@ import torch
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.stage.batch import Batch
 from pipemax_worker.stage.device_tokens import RING_ROWS
+from pipemax_worker.stage.model.cuda.gemm_table import GemmTable
 from pipemax_worker.stage.model.cuda.graphs import StepGraphs
 from pipemax_worker.stage.model.cuda.kernels import FlashInferKernels
 from pipemax_worker.stage.model.cuda.library import FlashInfer
@@ -28,6 +29,7 @@ from pipemax_worker.stage.model.cuda.step_plan import (
     padded_shape,
     plan_step,
     round_up,
+    widened,
 )
 from pipemax_worker.stage.model.cuda.tiles import Int32s
 from pipemax_worker.stage.model.cuda.workspace import FIRST_CAPACITY, Capacity, Workspace
@@ -75,6 +77,8 @@ class CudaSteps:
         self._graphs = StepGraphs(device)
         self._prepared: _PreparedStep | None = None
         self._chunk_tokens: int | None = None
+        self.gemm_table: GemmTable | None = None
+        """What steps are padded by, besides the sizes of graphs."""
         self._angles = rope.table(config.max_position_embeddings)
         max_sampled = round_up(max_sampled, SAMPLED_MULTIPLE)
         self._logits: torch.Tensor | None = None
@@ -92,6 +96,8 @@ class CudaSteps:
         longest can be done before the step's input is there."""
         plan = plan_step(batch.host, self._limits(batch.block_tokens))
         shape = padded_shape(plan)
+        if self.gemm_table is not None:
+            shape = widened(shape, self.gemm_table.padded_rows(shape.num_rows))
         if not shape.can_be_captured:
             shape = exact_shape(plan)
         self._prepared = self._pack(plan, StepLayout(shape), batch, kv.shape[0] - 1)

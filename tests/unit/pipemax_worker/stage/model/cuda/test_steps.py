@@ -14,6 +14,7 @@ from kit.paged_model import CPU, PagedModel
 from pipemax_worker.contract.messages import ScheduledRequest
 from pipemax_worker.contract.transfers import pack_int32
 from pipemax_worker.stage.batch import build_batch
+from pipemax_worker.stage.model.cuda.gemm_table import GemmTable
 from pipemax_worker.stage.model.cuda.step_plan import MAX_GRAPH_PROMPTS
 from pipemax_worker.stage.model.cuda.steps import CudaSteps
 from pipemax_worker.stage.model.cuda.trial import passes_trial
@@ -107,6 +108,19 @@ def test_any_steps(folder: Path, sizes: list[list[int]]) -> None:
         for k, step in enumerate(sizes)
     ]
     assert_same(folder, [step for step in steps if step])
+
+
+def test_steps_padded_to_fast_row_counts(folder: Path) -> None:
+    """Further rows, before the prompts' or, without decoding rows, behind them."""
+    table = GemmTable((8, 16, 40), {"all": {"cublas": (3.0, 2.0, 1.0), "cublaslt": (9.0,) * 3}})
+    ours, theirs = emulated(folder), paged_model(folder)
+    for stage in ours.stages:
+        assert stage._cuda is not None
+        stage._cuda.gemm_table = table
+    for chunks in ({0: tokens(5), 1: tokens(9, 1)}, {0: [5], 1: [6]}, {0: [1], 2: tokens(3, 2)}):
+        torch.testing.assert_close(
+            ours.forward(chunks), theirs.forward(chunks), rtol=2e-3, atol=2e-3
+        )
 
 
 def test_a_step_that_samples_nothing(folder: Path) -> None:
