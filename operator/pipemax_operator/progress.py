@@ -128,8 +128,10 @@ def running_progress(
         whole += worker.open
     total, known = whole.estimate_total(input_bytes), before or {}
     done = max(whole.done, known.get("completed", 0) + known.get("failed", 0))
-    total = max(total, done)
     is_exact = whole.bytes_read >= input_bytes
+    if not is_exact and "summary" in known and "~" not in known["summary"]:
+        total, is_exact = known["totalRequests"], True  # by a worker that has read it all
+    total = max(total, done)
     progress: Document = {
         "percent": f"{min(99, 100 * done // total) if total else 0}%",
         "summary": f"{done}/{'' if is_exact else '~'}{total}" if total else "0",

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.xdist_group("real-nodes")
 
 Nodes = Mapping[str, RealNode]
 
-NUM_FILES, LINES_PER_FILE = 8, 6
+NUM_FILES, LINES_PER_FILE = 12, 6
 NUM_REQUESTS = NUM_FILES * LINES_PER_FILE
 SUMMARY = f"{NUM_REQUESTS}/{NUM_REQUESTS}"
 PYTHON = str(Path(sys.prefix) / "bin" / "python")

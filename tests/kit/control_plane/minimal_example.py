@@ -78,8 +78,9 @@ class MinimalExample(RealNodeJob):
         return [volume, claim]
 
     def write_job(self, path: Path, nvme: Path, **spec: Any) -> Path:
-        """The example with two nodes of eight stages, all three tiers (a device tier that makes KV
-        move), and the names that the questions call the tiny model by."""
+        """The example with two nodes of eight stages, all three tiers (a device tier so small that
+        KV moves), few requests at a time (so that one worker leaves something for the other), and
+        the names that the questions call the tiny model by."""
         document = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
         document["spec"]["model"] |= {"name": "tiny", "aliases": ["tiny-sorter"]}
         document["spec"] |= {
@@ -87,8 +88,10 @@ class MinimalExample(RealNodeJob):
             "engine": {
                 "device": "cpu",
                 "microBatches": 8,
+                "maxNumRequests": 16,
+                "lookAhead": 4,
                 "prefixSharing": False,
-                "deviceKvCache": "512Ki",
+                "deviceKvCache": "256Ki",
             },
             "kvCache": {"host": "64Mi", "nvme": {"hostPath": str(nvme), "size": "64Mi"}},
             "sampling": {"temperature": 0, "maxTokens": 200},

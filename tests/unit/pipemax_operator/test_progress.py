@@ -86,6 +86,13 @@ def test_it_never_goes_back() -> None:
     assert (found["completed"], found["percent"]) == (48, "48%")
 
 
+def test_a_total_that_was_known_stays_known() -> None:
+    before = told(worker(done=1, read=100))
+    assert told(worker(closed=47), before=before)["summary"] == "47/100"
+    guessed = told(worker(done=1, read=12), before=told(worker(closed=1, read=1)))
+    assert guessed["summary"] == "1/~100"
+
+
 def test_it_is_whole_only_at_the_end() -> None:
     found = told(worker(closed=90, done=10, read=10))
     assert (found["summary"], found["percent"]) == ("100/100", "99%")
