@@ -10,6 +10,7 @@ reaches here), what the host does in it, and with ``--profile`` the kernels by t
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import statistics
@@ -120,6 +121,16 @@ class Bench:
         parts = {n: b - a for n, a, b in zip(names, marks, marks[1:], strict=False)}
         return {**parts, "step": marks[-1] - marks[0]}
 
+    @torch.inference_mode()
+    def launch(self) -> torch.cuda.Event:
+        """One step as a stage launches it ahead of the GPU; the event is its end."""
+        batch = build_batch(self.scheduled, self.block_tokens, self.device)
+        logits = self.model.forward(self.token_ids, batch, self.kv)
+        self.sampler.launch(batch.sample_ids, logits)
+        end = torch.cuda.Event(enable_timing=True)
+        end.record()
+        return end
+
 
 def measure_copy_bandwidth(device: torch.device) -> float:
     """Bytes per second of a device copy, read and written bytes counted."""
@@ -151,16 +162,39 @@ def measure(bench: Bench, num_steps: int) -> dict[str, float]:
     return {name: statistics.median(step[name] for step in steps) for name in steps[0]}
 
 
+def measure_ahead(bench: Bench, num_steps: int) -> float:
+    """Median seconds from one step's end to the next one's, while the host is ahead."""
+    ends = [bench.launch() for _ in range(num_steps + 1)]
+    ends[-1].synchronize()
+    return statistics.median(a.elapsed_time(b) for a, b in itertools.pairwise(ends)) / 1e3
+
+
 def sweep_chunks(bench: Bench, options: argparse.Namespace) -> dict[int, float]:
-    """Step milliseconds by the length of attention's chunks, in tokens."""
+    """Milliseconds of a step launched ahead, by the length of attention's chunks in tokens."""
     found = {}
     steps = bench.model._cuda
     assert steps is not None
     default = steps._chunk_tokens
     for chunk_tokens in [*map(int, options.sweep_chunks.split(",")), default]:
         steps._chunk_tokens = chunk_tokens
-        found[chunk_tokens] = 1e3 * measure(bench, options.steps)["step"]
+        measure(bench, 1)
+        found[chunk_tokens] = 1e3 * measure_ahead(bench, options.steps)
     return found
+
+
+def describe_table(bench: Bench) -> dict[str, Any]:
+    """Microseconds of all layers' products by rows, and what a step of these rows is padded to."""
+    table = None if bench.model._cuda is None else bench.model._cuda.gemm_table
+    if table is None:
+        return {}
+    num_rows = len(bench.token_ids)
+    pairs = zip(table.row_counts, table.step_microseconds, strict=True)
+    return {
+        "padded": table.padded_rows(num_rows),
+        "libraries": {kind: table.library_for(kind, num_rows) for kind in table.microseconds},
+        "step": {rows: round(microseconds) for rows, microseconds in pairs},
+        "microseconds": table.microseconds,
+    }
 
 
 def profile(bench: Bench, num_steps: int) -> Iterator[tuple[str, float, int]]:
@@ -208,6 +242,9 @@ def main() -> int:
     result["host_ms"] = {name: 1e3 * value for name, value in seconds.items()}
     result["step_over_floor"] = result["host_ms"]["step"] / result["floor_ms"]
     if bench.device.type == "cuda":
+        result["ahead_ms"] = 1e3 * measure_ahead(bench, options.steps)
+        result["ahead_over_floor"] = result["ahead_ms"] / result["floor_ms"]
+        result["gemm_table"] = describe_table(bench)
         result["peak_gib"] = torch.cuda.max_memory_reserved() / 2**30
     if options.sweep_chunks:
         result["step_ms_by_chunk"] = sweep_chunks(bench, options)
@@ -220,6 +257,8 @@ def main() -> int:
         if name == "kernels":
             for kernel, milliseconds, launches in value:
                 print(f"  {milliseconds:9.4f} ms {launches:5d}x  {kernel[:110]}")
+        elif name == "gemm_table":
+            print({key: value[key] for key in list(value)[:3]})
         else:
             print(f"{name}: {value}")
     if options.json is not None:

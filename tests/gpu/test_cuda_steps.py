@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,24 @@ def test_no_less_exact_than_transformers(folder: Path, layers: tuple[int, ...]) 
     model = paged(folder, layers)
     steps_of(model)
     assert error(run(model), expected) <= 1.2 * error(oracle(folder, BF16), expected)
+
+
+def test_one_launch_for_norm_rotation_and_append(folder: Path) -> None:
+    """As exact as FlashInfer's separate ones."""
+    expected = oracle(folder, torch.float32)
+    fused, separate = paged(folder), paged(folder)
+    for steps in steps_of(fused):
+        assert steps._library.rotate_and_append is not None
+    for steps in steps_of(separate):
+        steps._library = replace(steps._library, rotate_and_append=None)
+    assert error(run(fused), expected) <= 1.05 * error(run(separate), expected)
+
+
+def test_products_were_measured(folder: Path) -> None:
+    (steps,) = steps_of(paged(folder))
+    assert steps.gemm_table is not None
+    assert steps.gemm_table.microseconds.keys() == {"qkv", "output", "gate_up", "down"}
+    assert all(microseconds > 0 for microseconds in steps.gemm_table.step_microseconds)
 
 
 def test_fp8_kv(folder: Path) -> None:
