@@ -7,27 +7,22 @@ Every write is idempotent: server-side apply under one field manager, or a merge
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import aiohttp
-from kubernetes.aio import client, config
 
 from pipemax_operator import names
+from pipemax_operator.api_server import ApiServer, ConflictError, ForbiddenError
+from pipemax_operator.node_client import NodeClient
+from pipemax_operator.pod_client import PodClient
+from pipemax_operator.workload_client import WorkloadClient
 
 Document = dict[str, Any]
 
 _PROGRESS_TIMEOUT_SECONDS = 3.0
-_REQUEST_TIMEOUT_SECONDS = 30.0
-
-
-class ConflictError(Exception):
-    """The object has changed since it was read, or another one holds the name."""
-
-
-class ForbiddenError(Exception):
-    """RBAC does not allow it; the message is the API server's."""
 
 
 class Cluster(Protocol):
@@ -39,17 +34,43 @@ class Cluster(Protocol):
 
     async def list_pods(self, namespace: str, job_name: str) -> Sequence[Document]: ...
 
+    async def find_workload(self, namespace: str, job_uid: str) -> Document | None:
+        """Kueue's Workload of the child Job with that uid."""
+
+    async def change_workload(self, namespace: str, name: str, changes: Document) -> None:
+        """A merge patch."""
+
     async def apply(self, document: Document) -> None:
         """Server-side apply. Raises ForbiddenError, ConflictError."""
 
-    async def change_batch_job(self, namespace: str, name: str, changes: Document) -> None:
-        """Fields of its spec; None takes one away."""
+    async def change_batch_job(
+        self, namespace: str, name: str, changes: Document, resource_version: str = ""
+    ) -> None:
+        """Fields of its spec; None takes one away. With ``resource_version``: raises
+        ConflictError if the Job has changed since."""
 
     async def delete_batch_job(self, namespace: str, name: str) -> None: ...
 
+    async def list_warnings(self, namespace: str, pod_uid: str) -> Sequence[Document]:
+        """Events about that pod that are warnings; none without the right to read them."""
+
+    async def change_pod(self, namespace: str, name: str, changes: Document) -> None:
+        """A strategic merge patch. Raises ConflictError for another pod's UID."""
+
+    async def list_nodes(self) -> Sequence[Document] | None:
+        """None: the operator may not see nodes."""
+
+    async def end_pod(self, namespace: str, name: str, end: Document) -> None:
+        """Say for a lost kubelet that the pod has ended, by the status in ``end``, and delete it.
+        Raises ConflictError if the pod has changed since."""
+
     async def delete_inference_job(self, namespace: str, name: str, uid: str) -> None: ...
 
-    async def write_status(self, namespace: str, name: str, status: Document) -> None: ...
+    async def write_status(
+        self, namespace: str, name: str, status: Document, resource_version: str = ""
+    ) -> None:
+        """The status as a whole. With ``resource_version``: raises ConflictError if the
+        InferenceJob has changed since it was read."""
 
     async def post_event(self, event: Document) -> None: ...
 
@@ -58,24 +79,16 @@ class Cluster(Protocol):
 
 
 class KubernetesCluster:
-    """Over one client of the API server. Make it with :meth:`connect`, end it with ``close``."""
+    """Over one API server. End it with ``close``; the API server is its maker's to close."""
 
-    def __init__(self, api: client.ApiClient, session: aiohttp.ClientSession) -> None:
-        self._api: Any = api  # its own annotations do not hold
-        self._session = session
-
-    @classmethod
-    async def connect(cls) -> KubernetesCluster:
-        """With the pod's service account, or with the kubeconfig where there is none."""
-        untyped: Any = config
-        try:
-            untyped.load_incluster_config()
-        except untyped.ConfigException:
-            await untyped.load_kube_config()
-        return cls(client.ApiClient(), aiohttp.ClientSession())
+    def __init__(self, api: ApiServer) -> None:
+        self._api = api
+        self._workloads = WorkloadClient(api)
+        self._nodes = NodeClient(api)
+        self._pods = PodClient(self._call)
+        self._session = aiohttp.ClientSession()
 
     async def close(self) -> None:
-        await self._api.close()
         await self._session.close()
 
     # --- reading
@@ -105,7 +118,25 @@ class KubernetesCluster:
         except (TimeoutError, aiohttp.ClientError, json.JSONDecodeError):
             return None
 
+    async def find_workload(self, namespace: str, job_uid: str) -> Document | None:
+        return await self._workloads.find(namespace, job_uid)
+
+    async def list_nodes(self) -> Sequence[Document] | None:
+        return await self._nodes.list_nodes()
+
+    async def list_warnings(self, namespace: str, pod_uid: str) -> Sequence[Document]:
+        return await self._pods.list_warnings(namespace, pod_uid)
+
     # --- writing
+
+    async def change_pod(self, namespace: str, name: str, changes: Document) -> None:
+        await self._pods.change(namespace, name, changes)
+
+    async def end_pod(self, namespace: str, name: str, end: Document) -> None:
+        await self._nodes.end_pod(namespace, name, end)
+
+    async def change_workload(self, namespace: str, name: str, changes: Document) -> None:
+        await self._workloads.change(namespace, name, changes)
 
     async def apply(self, document: Document) -> None:
         await self._call(
@@ -116,8 +147,13 @@ class KubernetesCluster:
             [("fieldManager", names.FIELD_MANAGER), ("force", "true")],
         )
 
-    async def change_batch_job(self, namespace: str, name: str, changes: Document) -> None:
-        await self._merge(_batch_job_path(namespace, name), {"spec": changes})
+    async def change_batch_job(
+        self, namespace: str, name: str, changes: Document, resource_version: str = ""
+    ) -> None:
+        body: Document = {"spec": changes}
+        if resource_version:
+            body["metadata"] = {"resourceVersion": resource_version}
+        await self._merge(_batch_job_path(namespace, name), body)
 
     async def delete_batch_job(self, namespace: str, name: str) -> None:
         body = {"propagationPolicy": "Background"}
@@ -128,13 +164,18 @@ class KubernetesCluster:
         path = _inference_job_path(namespace, name)
         await self._call("DELETE", path, body, missing_is_fine=True)
 
-    async def write_status(self, namespace: str, name: str, status: Document) -> None:
+    async def write_status(
+        self, namespace: str, name: str, status: Document, resource_version: str = ""
+    ) -> None:
         """The status as a whole: a field that is not in it any more is taken away."""
+        metadata = {"name": name, "namespace": namespace}
+        if resource_version:
+            metadata["resourceVersion"] = resource_version
         path = f"{_inference_job_path(namespace, name)}/status"
         document = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
-            "metadata": {"name": name, "namespace": namespace},
+            "metadata": metadata,
             "status": status,
         }
         await self._call(
@@ -147,8 +188,10 @@ class KubernetesCluster:
         )
 
     async def post_event(self, event: Document) -> None:
+        """Once: an event of the same name has been posted before, perhaps by a predecessor."""
         namespace = event["metadata"]["namespace"]
-        await self._call("POST", f"/api/v1/namespaces/{namespace}/events", event)
+        with contextlib.suppress(ConflictError):
+            await self._call("POST", f"/api/v1/namespaces/{namespace}/events", event)
 
     # --- the wire
 
@@ -167,31 +210,7 @@ class KubernetesCluster:
         query: list[tuple[str, str]] | None = None,
         missing_is_fine: bool = False,
     ) -> Document | None:
-        parameters = await self._api.param_serialize(
-            method=method,
-            resource_path=path,
-            query_params=query or [],
-            header_params={"Accept": "application/json", "Content-Type": content_type},
-            body=body,
-            auth_settings=["BearerToken"],
-        )
-        response = await self._api.call_api(*parameters, _request_timeout=_REQUEST_TIMEOUT_SECONDS)
-        data = await response.read()
-        if response.status == 404 and missing_is_fine:
-            return None
-        if response.status >= 400:
-            raise _error(response.status, method, path, data)
-        return json.loads(data) if data else None
-
-
-def _error(status: int, method: str, path: str, data: bytes) -> Exception:
-    try:
-        message = json.loads(data).get("message", "")
-    except (json.JSONDecodeError, AttributeError):
-        message = data[:500].decode(errors="replace")
-    text = f"{method} {path}: {status}: {message}"
-    kinds: dict[int, type[Exception]] = {403: ForbiddenError, 409: ConflictError}
-    return kinds.get(status, RuntimeError)(text)
+        return await self._api.call(method, path, body, content_type, query, missing_is_fine)
 
 
 def _inference_job_path(namespace: str, name: str) -> str:
@@ -215,3 +234,6 @@ async def gather_progress(
     """Pod name -> progress of those of ``pods`` (name, address) that answer, all at once."""
     answers = await asyncio.gather(*(cluster.read_progress(address, port) for _, address in pods))
     return {name: body for (name, _), body in zip(pods, answers, strict=True) if body is not None}
+
+
+__all__ = ["Cluster", "ConflictError", "ForbiddenError", "KubernetesCluster", "gather_progress"]

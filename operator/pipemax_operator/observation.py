@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from pipemax_operator.conditions import parse_time
+from pipemax_operator.kueue import QUEUE_LABEL, parse_workload
 from pipemax_operator.manifests.batch_job import DIGEST_ANNOTATION
 from pipemax_operator.observed import (
     JobCondition,
     Observed,
     ObservedJob,
+    ObservedNode,
     ObservedPod,
-    Termination,
 )
+from pipemax_operator.pod_events import add_events
 from pipemax_operator.progress import parse_progress
+from pipemax_operator.terminations import find_termination
 
 Document = dict[str, Any]
 
@@ -29,8 +31,11 @@ def observe(
     batch_job: Document | None,
     pods: Iterable[Document],
     progress: Mapping[str, Document],
+    workload: Document | None = None,
+    events: Mapping[str, Sequence[Document]] | None = None,
 ) -> Observed:
-    """Everything that a plan needs, from one fresh reading."""
+    """Everything that a plan needs, from one fresh reading. ``events``: about single pods, by their
+    UID."""
     metadata = inference_job["metadata"]
     return Observed(
         generation=metadata["generation"],
@@ -39,7 +44,11 @@ def observe(
         status=inference_job.get("status") or {},
         is_deleting="deletionTimestamp" in metadata,
         job=None if batch_job is None else parse_batch_job(batch_job),
-        pods=tuple(sorted((parse_pod(pod) for pod in pods), key=lambda pod: (pod.index, pod.name))),
+        workload=None if workload is None else parse_workload(workload),
+        pods=add_events(
+            sorted((parse_pod(pod) for pod in pods), key=lambda pod: (pod.index, pod.name)),
+            events or {},
+        ),
         progress=tuple(parse_progress(name, body) for name, body in sorted(progress.items())),
     )
 
@@ -50,6 +59,8 @@ def parse_batch_job(document: Document) -> ObservedJob:
     return ObservedJob(
         uid=document["metadata"]["uid"],
         spec_digest=(document["metadata"].get("annotations") or {}).get(DIGEST_ANNOTATION, ""),
+        queue_name=(document["metadata"].get("labels") or {}).get(QUEUE_LABEL, ""),
+        num_indexes=document["spec"].get("completions", 1),
         suspended=bool(document["spec"].get("suspend")),
         deadline_seconds=document["spec"].get("activeDeadlineSeconds"),
         active=status.get("active", 0),
@@ -76,23 +87,66 @@ def count_indexes(text: str) -> int:
 
 def parse_pod(document: Document) -> ObservedPod:
     metadata, status = document["metadata"], document.get("status") or {}
+    spec = document.get("spec") or {}
     created = metadata.get("creationTimestamp")
     return ObservedPod(
         name=metadata["name"],
         phase=status.get("phase", "Pending"),
+        uid=metadata.get("uid", ""),
+        resource_version=metadata.get("resourceVersion", ""),
         index=int((metadata.get("annotations") or {}).get(_INDEX_ANNOTATION, 0)),
-        node=(document.get("spec") or {}).get("nodeName", ""),
+        node=spec.get("nodeName", ""),
         address=status.get("podIP", ""),
         is_ready=_has_condition(status, "Ready"),
         is_terminating="deletionTimestamp" in metadata,
         since=parse_time(created) if created else None,
+        given_up_at=_given_up_at(status),
+        unready_since=_unready_since(status),
         waiting=_waiting(status),
-        termination=_termination(status),
+        termination=find_termination(status),
+        gates=tuple(gate["name"] for gate in spec.get("schedulingGates") or ()),
+        affinity=spec.get("affinity") or {},
+    )
+
+
+def parse_node(document: Document) -> ObservedNode:
+    """A node that has never said anything is not ready."""
+    ready = _condition(document.get("status") or {}, "Ready")
+    return ObservedNode(
+        name=document["metadata"]["name"],
+        is_ready=ready is not None and ready["status"] == "True",
+        since=_transition_time(ready),
     )
 
 
 def _has_condition(status: Document, kind: str) -> bool:
-    return any(c["type"] == kind and c["status"] == "True" for c in status.get("conditions") or ())
+    found = _condition(status, kind)
+    return found is not None and found["status"] == "True"
+
+
+def _condition(status: Document, kind: str) -> Document | None:
+    return next((c for c in status.get("conditions") or () if c["type"] == kind), None)
+
+
+def _transition_time(condition: Document | None) -> datetime | None:
+    text = (condition or {}).get("lastTransitionTime")
+    return parse_time(text) if text else None
+
+
+def _given_up_at(status: Document) -> datetime | None:
+    disruption = _condition(status, "DisruptionTarget")
+    by_taint = disruption is not None and disruption.get("reason") == "DeletionByTaintManager"
+    return _transition_time(disruption) if by_taint else None
+
+
+def _unready_since(status: Document) -> datetime | None:
+    """No kubelet writes this: a ready container in a pod that is not. The node controller does."""
+    ready = _condition(status, "Ready")
+    is_marked = ready is not None and ready["status"] == "False"
+    containers = status.get("containerStatuses") or ()
+    if not is_marked or not containers or not all(c.get("ready") for c in containers):
+        return None
+    return _transition_time(ready)
 
 
 def _waiting(status: Document) -> tuple[str, str] | None:
@@ -105,34 +159,6 @@ def _waiting(status: Document) -> tuple[str, str] | None:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return condition.get("reason", "Unschedulable"), condition.get("message", "")
     return None
-
-
-def _termination(status: Document) -> Termination | None:
-    for container in status.get("containerStatuses") or ():
-        ended = (container.get("state") or {}).get("terminated")
-        if ended:
-            return _parse_termination(ended)
-    return None
-
-
-def _parse_termination(ended: Document) -> Termination:
-    """The worker writes JSON; what the kubelet wrote (OOMKilled) is taken as it is."""
-    finished: datetime | None = None
-    if ended.get("finishedAt"):
-        finished = parse_time(ended["finishedAt"])
-    try:
-        said = json.loads(ended.get("message") or "")
-    except json.JSONDecodeError:
-        said = None
-    if not isinstance(said, dict):
-        said = {"reason": ended.get("reason", ""), "message": ended.get("message", "")}
-    return Termination(
-        exit_code=ended.get("exitCode", 0),
-        reason=str(said.get("reason") or ""),
-        message=str(said.get("message") or ""),
-        finished_at=finished,
-        counts=said.get("counts") or {},
-    )
 
 
 def _container_statuses(status: Document) -> Sequence[Document]:

@@ -92,6 +92,8 @@ class ObservedPod:
     unready_since: datetime | None = None
     waiting: tuple[str, str] | None = None
     termination: Termination | None = None
+    gates: tuple[str, ...] = ()
+    affinity: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

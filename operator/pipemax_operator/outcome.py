@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pipemax_worker.job import InferenceJob
 
+from pipemax_operator import kueue
+from pipemax_operator.node_loss import LostPod, find_lost_pods
+from pipemax_operator.node_loss_condition import NODE_LOST, describe, was_replaced
 from pipemax_operator.observed import Observed, ObservedPod
 
 # Reasons for which a pod does not run now and will not by waiting a moment longer.
@@ -46,6 +50,8 @@ def derive_outcome(job: InferenceJob, observed: Observed, now: datetime) -> Outc
     """Where the job stands. The worker's own word (its termination message, written from the
     ledger) decides whether all records are there; the child Job only says that pods have ended."""
     child = observed.job
+    if child is None and job.spec.suspend:
+        return _suspended(job, observed)
     if child is None:
         return Outcome("Pending", "Creating", "the child Job is about to be made")
     if child.condition("Complete") is not None or _has_last_word(observed.pods):
@@ -53,11 +59,20 @@ def derive_outcome(job: InferenceJob, observed: Observed, now: datetime) -> Outc
     if (failed := child.condition("Failed")) is not None:
         return _failed(observed.pods, failed.reason, failed.message)
     if child.suspended:
-        return _suspended(job)
+        return _suspended(job, observed)
     if child.ready:
         num_nodes = job.spec.parallelism.nodes
         return Outcome("Running", "WorkersRunning", f"{child.ready} of {num_nodes} workers run")
-    return _waiting(observed.pods, now, job.spec.start_deadline)
+    if (lost := find_lost_pods(observed, now)) and _are_all_alive(lost, observed.pods):
+        return Outcome("Pending", NODE_LOST, describe(lost))
+    # It had its start: a lost worker's successor without room waits for that node, or another.
+    deadline = math.inf if was_replaced(observed.status) else job.spec.start_deadline
+    return _waiting(observed.pods, now, deadline)
+
+
+def _are_all_alive(lost: Sequence[LostPod], pods: Sequence[ObservedPod]) -> bool:
+    """Whether ``lost`` are all the pods that have not ended."""
+    return len(lost) == sum(pod.phase in ("Pending", "Running") for pod in pods)
 
 
 def _has_last_word(pods: Sequence[ObservedPod]) -> bool:
@@ -95,13 +110,15 @@ def _complete(pods: Sequence[ObservedPod]) -> Outcome:
     return Outcome("Complete", "AllRecordsWritten", described)
 
 
-def _suspended(job: InferenceJob) -> Outcome:
+def _suspended(job: InferenceJob, observed: Observed) -> Outcome:
     if job.spec.suspend:
         return Outcome("Suspended", "SuspendedByUser", "spec.suspend is true")
-    return Outcome("Suspended", "WaitingForQueue", "Kueue has not admitted the job yet")
+    if observed.job is not None and kueue.is_held(observed):
+        return Outcome("Suspended", *kueue.describe_hold(observed.job, observed.workload))
+    return Outcome("Suspended", "Resuming", "the pods are about to be made again")
 
 
-def _waiting(pods: Sequence[ObservedPod], now: datetime, start_deadline_seconds: int) -> Outcome:
+def _waiting(pods: Sequence[ObservedPod], now: datetime, start_deadline_seconds: float) -> Outcome:
     for pod in pods:
         stuck_for = now - pod.since if pod.since else timedelta()
         if pod.waiting is None or pod.waiting[0] not in STUCK_REASONS or stuck_for < _PATIENCE:

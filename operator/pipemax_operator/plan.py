@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from pipemax_worker.job import InferenceJob
 
-from pipemax_operator.conditions import COMPLETE, FAILED, final_condition, parse_time
+from pipemax_operator import kueue, preflight_condition
+from pipemax_operator.avoided_nodes import PodRelease, build_releases, find_avoided
+from pipemax_operator.avoided_nodes import derive_condition as gpu_condition
+from pipemax_operator.conditions import (
+    COMPLETE,
+    FAILED,
+    Condition,
+    final_condition,
+    parse_time,
+)
 from pipemax_operator.manifests.batch_job import build_batch_job
 from pipemax_operator.manifests.config_map import build_config_map
 from pipemax_operator.manifests.metadata import Owner
+from pipemax_operator.node_loss import LostPod, find_lost_pods, find_replaceable
+from pipemax_operator.node_loss_condition import NODE_LOST, derive_condition, find_condition
 from pipemax_operator.observed import Observed
 from pipemax_operator.outcome import Outcome, derive_outcome
 from pipemax_operator.settings import OperatorSettings
 from pipemax_operator.status import build_status
+
+_POLLS_IN_QUEUE = 3
 
 
 @dataclass(frozen=True)
@@ -29,10 +43,13 @@ class Event:
 
 @dataclass(frozen=True)
 class Plan:
-    """In this order: apply, delete, status, events.
+    """In this order: apply, replace, delete, status, events.
 
     apply            documents for server-side apply.
     child_changes    fields of the child Job's spec that are to be others; None takes one away.
+    workload_changes a merge patch for Kueue's Workload of the child Job.
+    replace          lost pods that are given up, so that others take their places.
+    release          gated pods that may be scheduled now.
     delete_child     stop the pods, keep the InferenceJob and all records.
     delete_self      the InferenceJob's time after its end is over.
     status           None: it is right as it is.
@@ -41,6 +58,9 @@ class Plan:
 
     apply: tuple[dict[str, Any], ...] = ()
     child_changes: dict[str, Any] = field(default_factory=dict)
+    workload_changes: dict[str, Any] = field(default_factory=dict)
+    replace: tuple[LostPod, ...] = ()
+    release: tuple[PodRelease, ...] = ()
     delete_child: bool = False
     delete_self: bool = False
     status: dict[str, Any] | None = None
@@ -62,35 +82,58 @@ def plan(
         return _after_the_end(job, observed, now, final)
     owner = Owner(namespace, observed.uid)
     outcome = derive_outcome(job, observed, now)
-    status = build_status(observed, outcome, now)
+    lost = find_lost_pods(observed, now)
+    replaced = () if outcome.is_final else find_replaceable(job, observed, lost, now)
+    said = derive_condition(job, observed, lost, replaced, outcome.is_final)
+    avoided = find_avoided(observed)
+    machine = (preflight_condition.derive_condition(observed), gpu_condition(avoided))
+    further = [one for one in (said, *machine) if one is not None]
+    status = build_status(observed, outcome, now, further)
     return Plan(
-        apply=() if observed.job else _children(job, owner, settings),
+        apply=_children(job, observed, owner, settings),
         child_changes=_child_changes(job, observed),
+        workload_changes=kueue.workload_changes(job, observed.workload),
         delete_child=outcome.phase == "Failed" and outcome.is_stuck,
         status=status if status != observed.status else None,
-        events=_events(observed, outcome),
+        replace=replaced,
+        release=() if outcome.is_final else build_releases(observed, avoided),
+        events=(
+            *_events(observed, outcome),
+            *_node_loss_events(observed, said),
+            *_machine_events(observed, machine),
+        ),
         requeue_seconds=_requeue_seconds(outcome, settings),
     )
 
 
 def _children(
-    job: InferenceJob, owner: Owner, settings: OperatorSettings
+    job: InferenceJob, observed: Observed, owner: Owner, settings: OperatorSettings
 ) -> tuple[dict[str, Any], ...]:
+    """Made once; the job file anew with each change of the spec, for workers that start later."""
+    if observed.job:
+        seen = observed.status.get("observedGeneration", observed.generation)
+        return (build_config_map(job, owner),) if seen != observed.generation else ()
+    if job.spec.suspend:
+        return ()  # suspended before its start: Kueue would release them
     return build_config_map(job, owner), build_batch_job(job, owner, settings)
 
 
 def _child_changes(job: InferenceJob, observed: Observed) -> dict[str, Any]:
-    """What may change while a job runs. With a queue, what is not suspended by the user is Kueue's
-    to release."""
+    """What may change while a job runs. What Kueue holds is Kueue's to release, and is suspended by
+    way of its Workload (:func:`kueue.workload_changes`)."""
     child = observed.job
     if child is None:
         return {}
     changes: dict[str, Any] = {}
-    is_queued = job.spec.scheduling.queue_name is not None
-    if child.suspended != job.spec.suspend and (job.spec.suspend or not is_queued):
+    is_kueues = observed.workload is not None if job.spec.suspend else kueue.is_held(observed)
+    if child.suspended != job.spec.suspend and not is_kueues:
         changes["suspend"] = job.spec.suspend
     if child.deadline_seconds != job.spec.deadline:
         changes["activeDeadlineSeconds"] = job.spec.deadline
+    num_nodes = job.spec.parallelism.nodes
+    if child.num_indexes != num_nodes:
+        names = ("completions", "parallelism", "maxFailedIndexes")
+        changes |= dict.fromkeys(names, num_nodes)
     return changes
 
 
@@ -114,14 +157,38 @@ def _events(observed: Observed, outcome: Outcome) -> tuple[Event, ...]:
         reason == outcome.reason for reason, _ in told
     ):
         return ()
+    if outcome.reason == NODE_LOST:
+        return ()  # its own condition's event says more
     is_warning = outcome.phase in ("Failed", "CompletedWithErrors") or outcome.is_stuck
     return (Event(outcome.reason, outcome.message, is_warning),)
 
 
+def _node_loss_events(observed: Observed, said: Condition | None) -> tuple[Event, ...]:
+    """One for each change of what is said about lost nodes."""
+    before = find_condition(observed.status)
+    if said is None or (before and (before["reason"], before["message"]) == said[2:]):
+        return ()
+    return (Event(NODE_LOST if said.status else said.reason, said.message, said.status),)
+
+
+def _machine_events(observed: Observed, said: Iterable[Condition | None]) -> Iterator[Event]:
+    """One for each change of what is said about machines, if it is bad."""
+    before = {c["type"]: c for c in observed.status.get("conditions", ())}
+    for one in said:
+        if one is None or one.reason == preflight_condition.PASSED:
+            continue
+        known = before.get(one.type)
+        if known is None or (known["reason"], known["message"]) != (one.reason, one.message):
+            yield Event(one.reason, one.message, is_warning=True)
+
+
 def _requeue_seconds(outcome: Outcome, settings: OperatorSettings) -> float | None:
-    """Running workers are polled; pods that wait get stuck without an event."""
+    """Running workers are polled; pods that wait get stuck without an event, and Kueue's words on
+    a job that waits change without one that we watch."""
     if outcome.phase in ("Running", "Pending"):
         return settings.poll_seconds
+    if outcome.phase == "Suspended" and outcome.reason in kueue.HOLD_REASONS:
+        return settings.poll_seconds * _POLLS_IN_QUEUE
     return None
 
 

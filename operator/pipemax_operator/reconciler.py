@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,14 +14,24 @@ from pipemax_worker.job import InferenceJob
 from pydantic import ValidationError
 
 from pipemax_operator import names
-from pipemax_operator.cluster import Cluster, gather_progress
+from pipemax_operator.cluster import Cluster, ConflictError, ForbiddenError, gather_progress
 from pipemax_operator.conditions import format_time
+from pipemax_operator.kueue import may_have_workload
 from pipemax_operator.metrics import OperatorMetrics
-from pipemax_operator.observation import observe, parse_pod
+from pipemax_operator.node_loss import build_end
+from pipemax_operator.node_loss_watch import MAX_GAP_SECONDS, NodeLossWatch
+from pipemax_operator.observation import observe, parse_batch_job, parse_pod
+from pipemax_operator.observed import ObservedNode
 from pipemax_operator.plan import Event, Plan, plan
+from pipemax_operator.pod_events import MAX_PODS, is_silent
+from pipemax_operator.refusal import build_refused_status
 from pipemax_operator.settings import OperatorSettings
 
 Document = dict[str, Any]
+
+logger = logging.getLogger(__name__)
+
+_PREDECESSOR_SECONDS = 1.0
 
 
 class Reconciler:
@@ -38,6 +50,8 @@ class Reconciler:
         self._settings = settings
         self._now = now
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+        max_gap_seconds = max(MAX_GAP_SECONDS, 3 * settings.poll_seconds)
+        self._node_loss = NodeLossWatch(cluster.list_nodes, max_gap_seconds)
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """Seconds after which to come again without an event, or None. Raises what the API server
@@ -52,30 +66,77 @@ class Reconciler:
         if document is None:
             self._locks.pop((namespace, name), None)
             self._metrics.forget(namespace, name)
+            self._node_loss.forget((namespace, name))
             return None
+        pods = await self._cluster.list_pods(namespace, name)
+        nodes = await self._node_loss.read_nodes(pods, self._now())
+        progress = await self._read_progress(namespace, name)
+        events = await self._read_events(namespace, pods)
+        # From here to the write nothing is awaited that takes long: what is read is what is.
+        if (document := await self._cluster.get_inference_job(namespace, name)) is None:
+            return 0.0
         job = parse_inference_job(document)
-        made = await self._plan(document, job, namespace)
-        await self._carry_out(made, document, namespace, name)
+        made, version = await self._plan(document, job, namespace, progress, events, nodes)
+        try:
+            await self._carry_out(made, document, version, namespace, name)
+        except ForbiddenError as error:
+            await self._tell_refusal(document, str(error))
+            raise
         status = made.status or document.get("status") or {}
         self._metrics.show(namespace, name, status.get("phase", ""), status.get("progress", {}))
+        if made.status is not None and made.requeue_seconds is None:
+            return 0.0  # our own write is no event to us, and an end has a time to live
         return made.requeue_seconds
 
-    async def _plan(self, document: Document, job: InferenceJob, namespace: str) -> Plan:
+    async def _read_progress(self, namespace: str, name: str) -> dict[str, Document]:
+        pods = map(parse_pod, await self._cluster.list_pods(namespace, name))
+        ready = [(pod.name, pod.address) for pod in pods if pod.address and pod.phase == "Running"]
+        return await gather_progress(self._cluster, ready, self._settings.metrics_port)
+
+    async def _read_events(
+        self, namespace: str, pods: Sequence[Document]
+    ) -> dict[str, Sequence[Document]]:
+        """Of pods that do not start and do not say why: a few, and only then."""
+        silent = [pod.uid for pod in map(parse_pod, pods) if is_silent(pod, self._now())]
+        read = self._cluster.list_warnings
+        return {uid: await read(namespace, uid) for uid in silent[:MAX_PODS]}
+
+    async def _plan(
+        self,
+        document: Document,
+        job: InferenceJob,
+        namespace: str,
+        progress: dict[str, Document],
+        events: dict[str, Sequence[Document]],
+        nodes: tuple[ObservedNode, ...] | None,
+    ) -> tuple[Plan, str]:
+        """The plan, and the version of the child Job that it was made from."""
         name = job.metadata.name
         batch_job, pods = await asyncio.gather(
             self._cluster.get_batch_job(namespace, names.child_name(name)),
             self._cluster.list_pods(namespace, name),
         )
-        ready = [
-            (pod.name, pod.address)
-            for pod in map(parse_pod, pods)
-            if pod.address and pod.phase == "Running"
-        ]
-        progress = await gather_progress(self._cluster, ready, self._settings.metrics_port)
-        observed = observe(document, batch_job, pods, progress)
-        return plan(job, observed, self._now(), self._settings, namespace)
+        if batch_job is not None and not owns(document, batch_job):
+            # Of a job of the same name that was deleted: the garbage collector takes it soon.
+            return Plan(requeue_seconds=_PREDECESSOR_SECONDS), ""
+        pods = [pod for pod in pods if batch_job is None or owns(batch_job, pod)]
+        workload = await self._find_workload(job, batch_job, namespace)
+        observed = observe(document, batch_job, pods, progress, workload, events)
+        observed = self._node_loss.add((namespace, name), observed, nodes, self._now())
+        version = batch_job["metadata"].get("resourceVersion", "") if batch_job else ""
+        return plan(job, observed, self._now(), self._settings, namespace), version
 
-    async def _carry_out(self, made: Plan, document: Document, namespace: str, name: str) -> None:
+    async def _find_workload(
+        self, job: InferenceJob, batch_job: Document | None, namespace: str
+    ) -> Document | None:
+        if batch_job is None or not may_have_workload(job, parse_batch_job(batch_job)):
+            return None
+        return await self._cluster.find_workload(namespace, batch_job["metadata"]["uid"])
+
+    async def _carry_out(
+        self, made: Plan, document: Document, child_version: str, namespace: str, name: str
+    ) -> None:
+        """Each write is refused if what it was made from has changed since (ConflictError)."""
         if made.delete_self:
             uid = document["metadata"]["uid"]
             await self._cluster.delete_inference_job(namespace, name, uid)
@@ -84,14 +145,49 @@ class Reconciler:
             await self._cluster.apply(child)
         if made.child_changes:
             await self._cluster.change_batch_job(
-                namespace, names.child_name(name), made.child_changes
+                namespace, names.child_name(name), made.child_changes, child_version
             )
+        if made.workload_changes:
+            workload = made.workload_changes["metadata"]["name"]
+            await self._cluster.change_workload(namespace, workload, made.workload_changes)
+        for lost in made.replace:
+            end = build_end(lost, self._now())
+            await self._cluster.end_pod(namespace, lost.pod.name, end)
+        for released in made.release:
+            await self._cluster.change_pod(namespace, released.pod, released.patch)
         if made.delete_child:
             await self._cluster.delete_batch_job(namespace, names.child_name(name))
-        if made.status is not None:
-            await self._cluster.write_status(namespace, name, made.status)
+        # Events before the status that makes them old news: a crash between the two repeats
+        # them under the same name, and the API server takes a name once.
         for event in made.events:
+            await self._post(event, document)
+        if made.status is not None:
+            version = document["metadata"].get("resourceVersion", "")
+            await self._cluster.write_status(namespace, name, made.status, version)
+
+    async def _tell_refusal(self, document: Document, message: str) -> None:
+        """As far as the rights go that are left."""
+        refused = build_refused_status(document, message, self._now())
+        if refused is None:
+            return
+        status, event = refused
+        metadata = document["metadata"]
+        with contextlib.suppress(ForbiddenError, ConflictError):
+            await self._cluster.write_status(metadata["namespace"], metadata["name"], status)
+        await self._post(event, document)
+
+    async def _post(self, event: Event, document: Document) -> None:
+        """A status does not wait for an event that may not be posted."""
+        try:
             await self._cluster.post_event(build_event(event, document, self._now()))
+        except ForbiddenError as error:
+            logger.warning("an event is not posted: %s", error)
+
+
+def owns(owner: Document, child: Document) -> bool:
+    """By uid: a child of a namesake is none of ours. One without an owner is taken as ours."""
+    references = child["metadata"].get("ownerReferences") or ()
+    return not references or owner["metadata"]["uid"] in {r["uid"] for r in references}
 
 
 def parse_inference_job(document: Document) -> InferenceJob:
@@ -104,9 +200,12 @@ def parse_inference_job(document: Document) -> InferenceJob:
 
 
 def build_event(event: Event, document: Document, now: datetime) -> Document:
-    """A core/v1 Event about the InferenceJob; the same one twice has the same name."""
+    """A core/v1 Event about the InferenceJob. Told twice of the same state, by an operator that
+    was killed or by two, it has the same name."""
     metadata = document["metadata"]
-    said = f"{metadata['uid']}{event.reason}{event.message}{format_time(now)}"
+    conditions = (document.get("status") or {}).get("conditions", ())
+    told = [(c["type"], c["reason"], c["lastTransitionTime"]) for c in conditions]
+    said = f"{metadata['uid']}{event.reason}{event.message}{told}"
     suffix = hashlib.sha256(said.encode()).hexdigest()[:16]
     return {
         "apiVersion": "v1",

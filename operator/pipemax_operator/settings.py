@@ -19,6 +19,9 @@ class OperatorSettings:
     gpus_for_cpu_jobs                    GPUs that the pod of a job on the CPU reserves: on nodes
                                          kept for one job at a time, or to try placement out.
     poll_seconds                         how often running workers are asked for their progress.
+    system_namespace, system_name        where the operator keeps objects of its own, and the name
+                                         that they begin with. Without a namespace it keeps none:
+                                         jobs' folders on nodes' disks are not swept then.
     """
 
     image: str = "pipemax-worker:0.1.0"
@@ -34,8 +37,9 @@ class OperatorSettings:
     memory_overhead_bytes: int = 16 * 2**30
     gpu_affinity: bool = True
     gpus_for_cpu_jobs: int = 0
-    node_loss_seconds: int = 60
     poll_seconds: float = 10.0
+    system_namespace: str = ""
+    system_name: str = "pipemax"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> OperatorSettings:

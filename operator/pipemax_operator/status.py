@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from pipemax_operator import conditions
+from pipemax_operator.avoided_nodes import avoided_as_status, find_avoided
 from pipemax_operator.conditions import Condition, format_time
 from pipemax_operator.observed import Observed, ObservedPod, WorkerProgress
 from pipemax_operator.outcome import Outcome
@@ -48,6 +49,8 @@ def build_status(
     progress = _progress(observed, outcome, now)
     if progress is not None:
         status["progress"] = progress
+    if avoided := find_avoided(observed):
+        status["avoidedNodes"] = avoided_as_status(avoided)
     if swap := _swap(observed.progress) or before.get("swap"):
         status["swap"] = swap
     return status

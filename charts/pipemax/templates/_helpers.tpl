@@ -89,7 +89,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   "memory_overhead_bytes" (include "pipemax.bytes" $worker.memoryOverhead | int64)
   "gpu_affinity" $worker.gpuAffinity
   "gpus_for_cpu_jobs" ($worker.gpusForCpuJobs | int64)
-  "node_loss_seconds" ($worker.nodeLossSeconds | int64)
   "poll_seconds" ($worker.pollSeconds | float64)
 }}
 {{- toJson $settings }}
@@ -123,7 +122,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list, watch]
+  # delete: pods of lost nodes (spec.nodeLoss); patch: keep pods off nodes with a lost GPU.
+  verbs: [list, watch, patch, delete]
+- apiGroups: [""]
+  resources: [pods/status] # of them: that they have ended, which no kubelet says
+  verbs: [patch]
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads] # why a job waits; spec.suspend of a job that Kueue holds
+  verbs: [list, patch]
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [create, patch]

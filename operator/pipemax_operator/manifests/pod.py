@@ -15,6 +15,7 @@ from pipemax_worker.job import (
 )
 
 from pipemax_operator import names
+from pipemax_operator.manifests.folder_container import build_folder_container
 from pipemax_operator.manifests.metadata import Owner
 from pipemax_operator.manifests.volumes import (
     CREDENTIALS_FOLDER,
@@ -23,7 +24,6 @@ from pipemax_operator.manifests.volumes import (
     Volume,
     build_volumes,
     job_file_path,
-    nvme_path,
 )
 from pipemax_operator.settings import OperatorSettings
 
@@ -36,7 +36,7 @@ def build_pod_template(
     job: InferenceJob, owner: Owner, settings: OperatorSettings
 ) -> dict[str, Any]:
     """The pod template of the child Job. Restarts are the Job's, never the kubelet's."""
-    volumes = build_volumes(job, settings)
+    volumes = build_volumes(job, owner, settings)
     scheduling = job.spec.scheduling
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -51,11 +51,11 @@ def build_pod_template(
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "tolerations": [*_tolerations(job, settings)],
+        "tolerations": [*_tolerations(job)],
         "containers": [_worker(job, volumes, settings)],
         "volumes": [volume.as_volume() for volume in volumes] + [*settings.extra_volumes],
     }
-    if init := _nvme_owner(job, settings):
+    if (init := build_folder_container(job, owner, volumes, settings)) is not None:
         spec["initContainers"] = [init]
     if scheduling.node_selector:
         spec["nodeSelector"] = dict(scheduling.node_selector)
@@ -68,6 +68,8 @@ def build_pod_template(
     gpus = num_gpus(job, settings)
     if settings.gpu_affinity and gpus:
         spec["affinity"] = _gpu_affinity(gpus)
+    if job.spec.engine.device != "cpu":
+        spec["schedulingGates"] = [{"name": names.PLACEMENT_GATE}]
     labels = {**job.metadata.labels, **names.child_labels(job.metadata.name)}
     return {"metadata": {"labels": labels}, "spec": spec}
 
@@ -120,7 +122,8 @@ def _worker(
 def _arguments(job: InferenceJob, port: int) -> Iterator[str]:
     yield from ("run", job_file_path(), "--port", str(port), "--address", "0.0.0.0")
     yield from ("--mount", f"{HOST_PATH_MOUNT}={MOUNT_ROOT}/host")
-    uris = (job.spec.model.uri, *job.spec.input.all_uris, job.spec.output.uri)
+    model = job.spec.model
+    uris = (model.uri, model.cache_dir, *job.spec.input.all_uris, job.spec.output.uri)
     places = [parse_place(uri) for uri in (*uris, job.spec.resume_from) if uri]
     claims = {place.owner for place in places if place.kind is PlaceKind.CLAIM}
     nvme = job.spec.kv_cache.nvme
@@ -138,6 +141,8 @@ def _environment(job: InferenceJob, settings: OperatorSettings) -> Iterator[dict
     yield field("PIPEMAX_NODE_NAME", "spec.nodeName")
     yield field("PIPEMAX_POD_NAME", "metadata.name")
     yield {"name": "HOME", "value": "/tmp"}
+    if job.spec.engine.device != "cpu":
+        yield {"name": "PIPEMAX_EXPECTED_GPUS", "value": str(num_gpus(job, settings))}
     nvme = job.spec.kv_cache.nvme
     if nvme is not None and nvme.empty_dir is not None:
         yield {"name": "TMPDIR", "value": NVME_MOUNT}  # where a tier without a folder goes
@@ -156,16 +161,18 @@ def _resources(job: InferenceJob, settings: OperatorSettings) -> dict[str, Any]:
     return {"requests": dict(amounts), "limits": dict(amounts)}
 
 
-def _tolerations(job: InferenceJob, settings: OperatorSettings) -> Iterator[dict[str, Any]]:
+def _tolerations(job: InferenceJob) -> Iterator[dict[str, Any]]:
     for toleration in job.spec.scheduling.tolerations:
         yield toleration.model_dump(mode="json", by_alias=True, exclude_none=True)
-    # A lost node is noticed after that long, in place of Kubernetes' five minutes.
+    # A worker that is cut off for less goes on as if nothing had happened; Kubernetes' default
+    # would be five minutes.
+    seconds = {"tolerationSeconds": job.spec.node_loss.replace_after}
     for taint in ("unreachable", "not-ready"):
         yield {
             "key": f"node.kubernetes.io/{taint}",
             "operator": "Exists",
             "effect": "NoExecute",
-            "tolerationSeconds": settings.node_loss_seconds,
+            **(seconds if job.spec.replaces_lost_workers else {}),
         }
 
 
@@ -176,32 +183,6 @@ def _gpu_affinity(num_gpus: int) -> dict[str, Any]:
     terms = [{"matchExpressions": [expression]}, {"matchExpressions": [unknown]}]
     required = {"nodeSelectorTerms": terms}
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
-
-
-def _nvme_owner(job: InferenceJob, settings: OperatorSettings) -> dict[str, Any] | None:
-    """A hostPath folder belongs to root and knows no fsGroup: this container, which alone may do
-    so, makes the folder and hands it to the worker's user."""
-    nvme = job.spec.kv_cache.nvme
-    if nvme is None or nvme.host_path is None:
-        return None
-    user, path = settings.run_as_user, nvme_path(job)
-    return {
-        "name": "nvme-owner",
-        "image": job.spec.image or settings.image,
-        "imagePullPolicy": settings.image_pull_policy,
-        "command": ["chown", f"{user}:{user}", path],
-        "securityContext": {
-            "runAsNonRoot": False,
-            "runAsUser": 0,
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"], "add": ["CHOWN"]},
-            "readOnlyRootFilesystem": True,
-        },
-        "volumeMounts": [
-            {"name": "nvme", "mountPath": path},
-            *settings.extra_volume_mounts,
-        ],
-    }
 
 
 __all__ = ["JOB_FOLDER", "build_pod_template", "grace_period_seconds", "num_gpus"]

@@ -162,7 +162,6 @@ def test_values_reach_the_workers() -> None:
             "memoryOverhead": "2Ti",
             "gpuAffinity": False,
             "gpusForCpuJobs": 8,
-            "nodeLossSeconds": 5,
             "pollSeconds": 0.5,
         },
     }
@@ -181,7 +180,6 @@ def test_values_reach_the_workers() -> None:
         memory_overhead_bytes=2 * 2**40,
         gpu_affinity=False,
         gpus_for_cpu_jobs=8,
-        node_loss_seconds=5,
         poll_seconds=0.5,
     )
 

@@ -13,7 +13,8 @@ ALLOWED = {
     ("pipemax.dev", "inferencejobs/status"): {"patch"},
     ("pipemax.dev", "inferencejobs/finalizers"): {"update"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "patch", "delete"},
-    ("", "pods"): {"list", "watch"},
+    ("", "pods"): {"list", "watch", "delete"},
+    ("", "pods/status"): {"patch"},
     ("", "configmaps"): {"create", "patch"},
     ("", "events"): {"create"},
 }
@@ -36,7 +37,7 @@ def test_cluster_wide() -> None:
     documents = render()
     role = named(documents, "ClusterRole", "pipemax-system-pipemax")
     crds = ("apiextensions.k8s.io", "customresourcedefinitions")
-    assert rights(role) == ALLOWED | {crds: {"list", "watch"}}
+    assert rights(role) == ALLOWED | {crds: {"list", "watch"}, ("", "nodes"): {"list"}}
     binding = one(documents, "ClusterRoleBinding")
     assert binding["roleRef"]["name"] == "pipemax-system-pipemax"
     account = one(documents, "ServiceAccount")["metadata"]
