@@ -88,6 +88,17 @@ _SHARDS = _object(
     },
 )
 
+_AVOIDED_NODES: Schema = {
+    "type": "array",
+    "maxItems": 32,
+    "description": "Nodes that later pods of this job keep away from: a GPU of theirs is lost.",
+    "items": _object(
+        "A node.",
+        node=_string("Its name.", maxLength=253),
+        message=_string("What the worker said, with the GPU's UUID.", maxLength=4096),
+    ),
+}
+
 STATUS_SCHEMA: Schema = _object(
     "What the operator observed. Never written by hand.",
     phase=_string("The conditions in one word.", enum=list(PHASES)),
@@ -106,4 +117,5 @@ STATUS_SCHEMA: Schema = _object(
     progress=_PROGRESS,
     swap=_SWAP,
     shards=_SHARDS,
+    avoidedNodes=_AVOIDED_NODES,
 )

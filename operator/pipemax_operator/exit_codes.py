@@ -14,5 +14,8 @@ STOPPED = 75
 # The machine's fault: another node may do better.
 NODE_FAULTS = (69, 71, 72, 74)
 
+# The machine cannot run the job, as its worker found before the model was loaded.
+PREFLIGHT_FAILED = 71
+
 # A GPU has failed for good: later pods of the job go elsewhere.
 GPU_LOST = 72

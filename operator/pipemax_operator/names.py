@@ -13,6 +13,9 @@ FIELD_MANAGER = "pipemax-operator"
 JOB_LABEL = f"{GROUP}/inferencejob"
 """Label of all children: the job's name."""
 
+PLACEMENT_GATE = f"{GROUP}/placement"
+"""Scheduling gate of pods that use GPUs: opened once the nodes to avoid are in their affinity."""
+
 APP_LABELS = {
     "app.kubernetes.io/name": "pipemax-worker",
     "app.kubernetes.io/part-of": "pipemax",

@@ -10,9 +10,13 @@ from datetime import datetime, timedelta
 from pipemax_worker.job import InferenceJob
 
 from pipemax_operator import kueue
+from pipemax_operator.avoided_nodes import describe as describe_avoided
+from pipemax_operator.avoided_nodes import find_avoided
 from pipemax_operator.node_loss import LostPod, find_lost_pods
 from pipemax_operator.node_loss_condition import NODE_LOST, describe, was_replaced
 from pipemax_operator.observed import Observed, ObservedPod
+from pipemax_operator.pod_events import TOLD_BY_EVENTS
+from pipemax_operator.pod_failures import find_failing
 
 # Reasons for which a pod does not run now and will not by waiting a moment longer.
 STUCK_REASONS = frozenset(
@@ -25,8 +29,8 @@ STUCK_REASONS = frozenset(
         "CreateContainerConfigError",
         "CreateContainerError",
         "RunContainerError",
-        "FailedMount",
         "FailedScheduling",
+        *TOLD_BY_EVENTS,
     }
 )
 _PATIENCE = timedelta(seconds=20)
@@ -67,7 +71,7 @@ def derive_outcome(job: InferenceJob, observed: Observed, now: datetime) -> Outc
         return Outcome("Pending", NODE_LOST, describe(lost))
     # It had its start: a lost worker's successor without room waits for that node, or another.
     deadline = math.inf if was_replaced(observed.status) else job.spec.start_deadline
-    return _waiting(observed.pods, now, deadline)
+    return _waiting(observed, now, deadline)
 
 
 def _are_all_alive(lost: Sequence[LostPod], pods: Sequence[ObservedPod]) -> bool:
@@ -118,16 +122,33 @@ def _suspended(job: InferenceJob, observed: Observed) -> Outcome:
     return Outcome("Suspended", "Resuming", "the pods are about to be made again")
 
 
-def _waiting(pods: Sequence[ObservedPod], now: datetime, start_deadline_seconds: float) -> Outcome:
+def _waiting(observed: Observed, now: datetime, start_deadline_seconds: float) -> Outcome:
+    """No worker is ready: the cluster's reason, else the workers' own, else it takes its time."""
+    pods, failing = observed.pods, find_failing(observed, now)
     for pod in pods:
         stuck_for = now - pod.since if pod.since else timedelta()
         if pod.waiting is None or pod.waiting[0] not in STUCK_REASONS or stuck_for < _PATIENCE:
             continue
         reason, message = pod.waiting
-        text = f"pod {pod.name} cannot run: {message or reason}"
-        if stuck_for.total_seconds() > start_deadline_seconds:
-            return Outcome("Failed", "StartDeadlineExceeded", text, is_stuck=True)
-        return Outcome("Pending", reason, text, is_stuck=True)
+        text = f"pod {pod.name} cannot run: {message or reason}{_why_so_few_nodes(observed)}"
+        return _not_started(reason, text, stuck_for, start_deadline_seconds)
+    if failing is not None:
+        lasting = now - failing.since if failing.since and failing.is_loop else timedelta()
+        return _not_started(failing.reason, failing.message, lasting, start_deadline_seconds)
     if any(pod.phase == "Running" for pod in pods):
         return Outcome("Pending", "Loading", "workers load the model")
     return Outcome("Pending", "PodsPending", "waiting for the pods to start")
+
+
+def _not_started(
+    reason: str, text: str, lasting: timedelta, start_deadline_seconds: float
+) -> Outcome:
+    if lasting.total_seconds() > start_deadline_seconds:
+        return Outcome("Failed", "StartDeadlineExceeded", text, is_stuck=True)
+    return Outcome("Pending", reason, text, is_stuck=True)
+
+
+def _why_so_few_nodes(observed: Observed) -> str:
+    """What the scheduler cannot know: it calls an avoided node one that does not match."""
+    avoided = find_avoided(observed)
+    return f"; {describe_avoided(avoided)}" if avoided else ""

@@ -45,6 +45,20 @@ class RangeTotals:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What a worker has found out about its machine; ``severity``: ok, warning or fatal."""
+
+    check: str
+    severity: str
+    message: str
+    remedy: str = ""
+
+    def describe(self) -> str:
+        """One sentence, with what helps."""
+        return f"{self.check}: {self.message}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+@dataclass(frozen=True)
 class WorkerProgress:
     """One worker's ``/progress``, as far as the status needs it.
 
@@ -59,12 +73,18 @@ class WorkerProgress:
     tokens_per_second: float = 0.0
     remaining_seconds: float | None = None
     swap_bytes: dict[str, int] = field(default_factory=dict)
+    preflight: tuple[Finding, ...] = ()
 
     @property
     def bytes_per_second(self) -> float | None:
         """Its own rate, from the time that it would need for all that is left."""
         left = self.input_bytes - self.closed.bytes_done - self.open.bytes_done
         return left / self.remaining_seconds if self.remaining_seconds else None
+
+
+def _parse_finding(said: Document) -> Finding:
+    fields = ("check", "severity", "message", "remedy")
+    return Finding(*(str(said.get(name, "")) for name in fields))
 
 
 def parse_progress(pod: str, body: Document) -> WorkerProgress:
@@ -79,6 +99,7 @@ def parse_progress(pod: str, body: Document) -> WorkerProgress:
         tokens_per_second=body.get("tokensPerSecond", 0.0),
         remaining_seconds=body.get("remainingSeconds"),
         swap_bytes=body.get("kvSwapBytes", {}),
+        preflight=tuple(map(_parse_finding, body.get("preflight", ()))),
     )
 
 

@@ -9,19 +9,19 @@ from typing import Any
 from pipemax_worker.job import InferenceJob
 
 from pipemax_operator import names
-from pipemax_operator.exit_codes import PERMANENT, STOPPED
+from pipemax_operator.exit_codes import GPU_LOST, PERMANENT, STOPPED
+from pipemax_operator.kueue import QUEUE_LABEL
 from pipemax_operator.manifests.metadata import Owner, child_metadata
 from pipemax_operator.manifests.pod import CONTAINER, build_pod_template
 from pipemax_operator.settings import OperatorSettings
 
 DIGEST_ANNOTATION = f"{names.GROUP}/spec-digest"
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _RETRIES_PER_INDEX = 6
 
 
 def build_batch_job(job: InferenceJob, owner: Owner, settings: OperatorSettings) -> dict[str, Any]:
-    """An Indexed Job. Kueue holds and releases it by ``suspend``: with a queue that field is
-    Kueue's, and is written only at creation."""
+    """An Indexed Job. Kueue holds and releases it by ``suspend``: with a queue (of the spec, or of
+    the InferenceJob's own label) that field is Kueue's, and is written only at creation."""
     spec = job.spec
     template = build_pod_template(job, owner, settings)
     metadata = child_metadata(names.child_name(job.metadata.name), job, owner)
@@ -39,7 +39,7 @@ def build_batch_job(job: InferenceJob, owner: Owner, settings: OperatorSettings)
         body["activeDeadlineSeconds"] = spec.deadline
     if spec.scheduling.queue_name is not None:
         metadata["labels"][QUEUE_LABEL] = spec.scheduling.queue_name
-    body["suspend"] = spec.suspend or spec.scheduling.queue_name is not None
+    body["suspend"] = spec.suspend or QUEUE_LABEL in metadata["labels"]
     digest = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
     metadata["annotations"] = {DIGEST_ANNOTATION: digest}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": body}
@@ -48,12 +48,13 @@ def build_batch_job(job: InferenceJob, owner: Owner, settings: OperatorSettings)
 def _failure_rules() -> list[dict[str, Any]]:
     """Order counts: the first rule that fits decides.
 
-    A pod that was evicted, preempted or drained does not count, nor one that stopped in order;
-    what trying again cannot change fails the Job at once; the rest counts against its index.
+    A pod that was evicted, preempted or drained does not count, nor one that stopped in order, nor
+    one whose GPU was lost, since its node is avoided from then on; what trying again cannot change
+    fails the Job at once; the rest counts against its index.
     """
     return [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {"action": "Ignore", "onExitCodes": _exit_codes([STOPPED])},
+        {"action": "Ignore", "onExitCodes": _exit_codes([STOPPED, GPU_LOST])},
         {"action": "FailJob", "onExitCodes": _exit_codes(PERMANENT)},
     ]
 

@@ -13,10 +13,10 @@ ALLOWED = {
     ("pipemax.dev", "inferencejobs/status"): {"patch"},
     ("pipemax.dev", "inferencejobs/finalizers"): {"update"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "patch", "delete"},
-    ("", "pods"): {"list", "watch", "delete"},
+    ("", "pods"): {"list", "watch", "patch", "delete"},
     ("", "pods/status"): {"patch"},
     ("", "configmaps"): {"create", "patch"},
-    ("", "events"): {"create"},
+    ("", "events"): {"list", "create"},
 }
 
 

@@ -117,7 +117,7 @@ def test_every_exit_code_has_a_rule(error: type[errors.PipemaxError]) -> None:
 def test_failure_rules() -> None:
     rules = build_batch_job(make_job(), OWNER, SETTINGS)["spec"]["podFailurePolicy"]["rules"]
     actions = [(rule["action"], rule.get("onExitCodes", {}).get("values")) for rule in rules]
-    assert actions == [("Ignore", None), ("Ignore", [75]), ("FailJob", [64, 65, 66, 78])]
+    assert actions == [("Ignore", None), ("Ignore", [75, 72]), ("FailJob", [64, 65, 66, 78])]
 
 
 def test_settings_come_from_the_chart() -> None:

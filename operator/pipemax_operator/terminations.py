@@ -1,0 +1,52 @@
+"""How a worker ended: its own termination message, else what the kubelet says. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pipemax_operator.conditions import parse_time
+from pipemax_operator.observed import Termination
+
+OOM_KILLED = "OOMKilled"
+
+_OOM_MESSAGE = (
+    "the worker reached its memory limit and was killed; lower spec.kvCache.host, or raise the "
+    "worker's memory besides it (the chart's worker.memoryOverhead)"
+)
+
+
+def find_termination(pod_status: dict[str, Any]) -> Termination | None:
+    """Of the worker's container; None while it has not ended."""
+    for container in pod_status.get("containerStatuses") or ():
+        ended = (container.get("state") or {}).get("terminated")
+        if ended:
+            return _parse(ended)
+    return None
+
+
+def _parse(ended: dict[str, Any]) -> Termination:
+    """The worker writes JSON. One that was killed has written none: then the kubelet's word is
+    taken, and where the kernel killed it for its memory, what helps is added."""
+    said = _read_message(ended.get("message") or "")
+    if said is None:
+        said = {"reason": ended.get("reason", ""), "message": ended.get("message", "")}
+    reason, message = str(said.get("reason") or ""), str(said.get("message") or "")
+    if reason == OOM_KILLED and not message:
+        message = _OOM_MESSAGE
+    finished = ended.get("finishedAt")
+    return Termination(
+        exit_code=ended.get("exitCode", 0),
+        reason=reason,
+        message=message,
+        finished_at=parse_time(finished) if finished else None,
+        counts=said.get("counts") or {},
+    )
+
+
+def _read_message(text: str) -> dict[str, Any] | None:
+    try:
+        said = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return said if isinstance(said, dict) else None
