@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pipemax_operator import names
 from pipemax_operator.cluster import Cluster, ConflictError, ForbiddenError, gather_progress
 from pipemax_operator.conditions import format_time
+from pipemax_operator.folder_notes import FolderNotes, NoFolderNotes
 from pipemax_operator.kueue import may_have_workload
 from pipemax_operator.metrics import OperatorMetrics
 from pipemax_operator.node_loss import build_end
@@ -44,9 +45,11 @@ class Reconciler:
         settings: OperatorSettings,
         now: Callable[[], datetime],
         metrics: OperatorMetrics,
+        folders: FolderNotes | None = None,
     ) -> None:
         self._cluster = cluster
         self._metrics = metrics
+        self._folders = folders or NoFolderNotes()
         self._settings = settings
         self._now = now
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
@@ -66,12 +69,14 @@ class Reconciler:
         if document is None:
             self._locks.pop((namespace, name), None)
             self._metrics.forget(namespace, name)
+            self._folders.suspect(namespace, name)
             self._node_loss.forget((namespace, name))
             return None
         pods = await self._cluster.list_pods(namespace, name)
         nodes = await self._node_loss.read_nodes(pods, self._now())
         progress = await self._read_progress(namespace, name)
         events = await self._read_events(namespace, pods)
+        await self._folders.note(document, pods)
         # From here to the write nothing is awaited that takes long: what is read is what is.
         if (document := await self._cluster.get_inference_job(namespace, name)) is None:
             return 0.0
