@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from pipemax_operator.api_server import ConflictError, NotLeadingError
+from pipemax_operator.conditions import parse_time
 from pipemax_operator.crd_status import PHASES
 
 Key = tuple[str, str]
@@ -37,6 +39,12 @@ class OperatorMetrics:
             ["namespace", "job"],
             registry=self.registry,
         )
+        self._eta = Gauge(
+            "pipemax_job_eta_timestamp_seconds",
+            "When a running job will be done at its present rate.",
+            ["namespace", "job"],
+            registry=self.registry,
+        )
         self._reconciles = Counter(
             "pipemax_reconcile", "Reconciliations that were carried out.", registry=self.registry
         )
@@ -50,20 +58,52 @@ class OperatorMetrics:
         )
         self._last_event = Gauge(
             "pipemax_watch_last_event_timestamp_seconds",
-            "When the last event came from the API server.",
+            "When the last event of a resource came from the API server.",
+            ["resource"],
             registry=self.registry,
         )
+        self._calls = Counter(
+            "pipemax_api_requests",
+            "Requests to the API server by verb as RBAC has it, resource and HTTP status; 0 for no "
+            "answer. Watches are kopf's and not among them.",
+            ["verb", "resource", "code"],
+            registry=self.registry,
+        )
+        self._missed = Counter(
+            "pipemax_watch_missed_objects",
+            "Objects that an audit found newer than the watch had told, or gone.",
+            registry=self.registry,
+        )
+        ProcessCollector(registry=self.registry)
 
-    def note_event(self) -> None:
+    def note_event(self, resource: str) -> None:
         """An event has come."""
-        self._last_event.set(time.time())
+        self._last_event.labels(resource).set(time.time())
+
+    def note_call(self, verb: str, resource: str, code: int) -> None:
+        """A request to the API server has ended."""
+        self._calls.labels(verb, resource, str(code)).inc()
+
+    def note_missed(self, num_objects: int) -> None:
+        """An audit has found what no watch had told."""
+        self._missed.inc(num_objects)
+
+    def follow(self, is_leading: Callable[[], float], queue_length: Callable[[], float]) -> None:
+        """Gauges that are read when they are asked for."""
+        for name, text, read in (
+            ("pipemax_operator_leading", "1 if this operator acts.", is_leading),
+            ("pipemax_reconcile_queue_length", "Jobs that are due and have to wait.", queue_length),
+        ):
+            Gauge(name, text, registry=self.registry).set_function(read)
 
     @contextmanager
     def reconciling(self) -> Iterator[None]:
-        """Count and time what is done inside."""
+        """Count and time what is done inside. A conflict is no error: somebody was quicker."""
         start = time.perf_counter()
         try:
             yield
+        except (ConflictError, NotLeadingError):
+            raise
         except Exception:
             self._errors.inc()
             raise
@@ -93,19 +133,27 @@ class OperatorMetrics:
         if isinstance(total, int) and isinstance(done, int) and isinstance(failed, int) and total:
             self._progress.labels(namespace, job).set(min(1.0, (done + failed) / total))
 
+        self._show_eta(namespace, job, progress.get("estimatedCompletionTime"), phase)
+
+    def _show_eta(self, namespace: str, job: str, eta: object, phase: str) -> None:
+        if isinstance(eta, str) and phase == "Running":
+            self._eta.labels(namespace, job).set(parse_time(eta).timestamp())
+        else:
+            with suppress(KeyError):
+                self._eta.remove(namespace, job)
+
     def forget(self, namespace: str, job: str) -> None:
         """The job is gone: its series end."""
         self._leave_phase((namespace, job))
         self._phases.pop((namespace, job), None)
         for gauge, labels in (
             (self._progress, [(namespace, job)]),
+            (self._eta, [(namespace, job)]),
             (self._requests, [(namespace, job, s) for s in ("total", "completed", "failed")]),
         ):
             for values in labels:
-                try:
+                with suppress(KeyError):
                     gauge.remove(*values)
-                except KeyError:
-                    continue
 
     def _leave_phase(self, key: Key) -> None:
         if (before := self._phases.get(key)) is not None:

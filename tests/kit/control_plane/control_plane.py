@@ -1,6 +1,7 @@
 """etcd, kube-apiserver, kube-controller-manager and kube-scheduler as processes on loopback.
 
-Everything listens on free ports of one address and lives in one folder; nothing outlives ``stop``.
+Everything listens on free ports of one address and lives in one folder; nothing outlives ``stop``,
+nor the test process.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kit.control_plane.binaries import find_binaries
 from kit.control_plane.clients import find_clients
 from kit.control_plane.files import Credentials, write_kubeconfig
+from kit.control_plane.parent_bound import start_bound
 
 START_TIMEOUT_SECONDS = 90.0
 STOP_TIMEOUT_SECONDS = 10.0
@@ -36,9 +39,18 @@ NODE_GRACE_SECONDS = 8
 class ControlPlane:
     """One control plane. ``kubeconfig`` is the administrator's."""
 
-    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        address: str = "127.0.0.1",
+        node_grace_seconds: int = NODE_GRACE_SECONDS,
+        client_flags: Sequence[str] = (),
+    ) -> None:
+        """``client_flags``: further ones of controller manager and scheduler, as clients."""
         self.folder = folder
         self.address = address
+        self._node_grace_seconds = node_grace_seconds
+        self._client_flags = client_flags
         self.kubectl_path = find_clients()["kubectl"]
         self.helm_path = find_clients()["helm"]
         self._binaries = find_binaries()
@@ -161,13 +173,14 @@ class ControlPlane:
             f"--kubeconfig={self.folder / 'kube-controller-manager.kubeconfig'}",
             "--leader-elect=false",
             f"--controllers={CONTROLLERS}",
-            f"--node-monitor-grace-period={NODE_GRACE_SECONDS}s",
+            f"--node-monitor-grace-period={self._node_grace_seconds}s",
             f"--service-account-private-key-file={self._credentials.service_account_key}",
             f"--root-ca-file={self.certificate}",
             "--use-service-account-credentials",
             f"--bind-address={self.address}",
             f"--secure-port={self._ports['kcm']}",
             f"--cert-dir={self.folder / 'kcm'}",
+            *self._client_flags,
         )
         self._run(
             "kube-scheduler",
@@ -176,17 +189,12 @@ class ControlPlane:
             f"--bind-address={self.address}",
             f"--secure-port={self._ports['scheduler']}",
             f"--cert-dir={self.folder / 'scheduler'}",
+            *self._client_flags,
         )
 
     def _run(self, name: str, *flags: str) -> None:
         with open(self.folder / f"{name}.log", "ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [str(self._binaries[name]), *flags],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            self._processes[name] = start_bound([str(self._binaries[name]), *flags], log)
 
     def _stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         process = self._processes.pop(name, None)

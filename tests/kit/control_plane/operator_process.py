@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kit.control_plane.control_plane import ControlPlane
+from kit.control_plane.parent_bound import start_bound
 
 START_TIMEOUT_SECONDS = 30.0
 
@@ -36,25 +37,30 @@ class OperatorProcess:
         self._environment = {
             **os.environ,
             "KUBECONFIG": str(kubeconfig or plane.kubeconfig),
+            **({"PIPEMAX_NAMESPACES": namespace} if namespace else {}),
             **(environment or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Returns when it answers its probe."""
+    @property
+    def process_id(self) -> int:
+        assert self._process is not None, "the operator does not run"
+        return self._process.pid
+
+    def start(self, wait: bool = True) -> None:
+        """Returns when it answers its probe; at once without ``wait``."""
         with open(self.log, "ab") as log:
-            self._process = subprocess.Popen(
+            self._process = start_bound(
                 [
                     *(sys.executable, "-m", "kopf", "run", "-m", "pipemax_operator.handlers"),
                     *(*self._scope, "--standalone"),
                     f"--liveness=http://127.0.0.1:{self.port}/healthz",
                 ],
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                log,
+                self._environment,
             )
+        if not wait:
+            return
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             assert self._process.poll() is None, self.log.read_text(encoding="utf-8")
