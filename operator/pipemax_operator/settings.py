@@ -18,6 +18,8 @@ class OperatorSettings:
     memory_overhead_bytes                of a worker besides host KV and shared memory.
     gpus_for_cpu_jobs                    GPUs that the pod of a job on the CPU reserves: on nodes
                                          kept for one job at a time, or to try placement out.
+    max_retries                          how often one worker is started again after failures, before
+                                         the others do without it.
     poll_seconds                         how often running workers are asked for their progress.
     system_namespace, system_name        where the operator keeps objects of its own, and the name
                                          that they begin with. Without a namespace it keeps none:
@@ -37,6 +39,7 @@ class OperatorSettings:
     memory_overhead_bytes: int = 16 * 2**30
     gpu_affinity: bool = True
     gpus_for_cpu_jobs: int = 0
+    max_retries: int = 6
     poll_seconds: float = 10.0
     system_namespace: str = ""
     system_name: str = "pipemax"
