@@ -96,7 +96,7 @@ def chart_values(plane: ControlPlane) -> Document:
             "sharedMemory": "1Gi",
             "memoryOverhead": "4Gi",
             "gpusForCpuJobs": 8,
-            "pollSeconds": 0.5,
+            "pollSeconds": 2,
         },
     }
 

@@ -89,6 +89,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   "memory_overhead_bytes" (include "pipemax.bytes" $worker.memoryOverhead | int64)
   "gpu_affinity" $worker.gpuAffinity
   "gpus_for_cpu_jobs" ($worker.gpusForCpuJobs | int64)
+  "max_retries" ($worker.maxRetries | int64)
   "poll_seconds" ($worker.pollSeconds | float64)
 }}
 {{- toJson $settings }}

@@ -16,7 +16,6 @@ from pipemax_operator.manifests.pod import CONTAINER, build_pod_template
 from pipemax_operator.settings import OperatorSettings
 
 DIGEST_ANNOTATION = f"{names.GROUP}/spec-digest"
-_RETRIES_PER_INDEX = 6
 
 
 def build_batch_job(job: InferenceJob, owner: Owner, settings: OperatorSettings) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def build_batch_job(job: InferenceJob, owner: Owner, settings: OperatorSettings)
         "completionMode": "Indexed",
         "completions": spec.parallelism.nodes,
         "parallelism": spec.parallelism.nodes,
-        "backoffLimitPerIndex": _RETRIES_PER_INDEX,
+        "backoffLimitPerIndex": settings.max_retries,
         "maxFailedIndexes": spec.parallelism.nodes,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": [*_failure_rules()]},

@@ -91,7 +91,7 @@ class MinimalExample(RealNodeJob):
                 "maxNumRequests": 16,
                 "lookAhead": 4,
                 "prefixSharing": False,
-                "deviceKvCache": "256Ki",
+                "deviceKvCache": "384Ki",
             },
             "kvCache": {"host": "64Mi", "nvme": {"hostPath": str(nvme), "size": "64Mi"}},
             "sampling": {"temperature": 0, "maxTokens": 200},

@@ -119,6 +119,20 @@ class RealNode:
                 os.kill(process_id, signal.SIGKILL)
         return len(workers)
 
+    def freeze_workers(self) -> int:
+        """Stop every process of every pod here, as a hung file system does; how many they are."""
+        return self._signal_pods(signal.SIGSTOP)
+
+    def thaw_workers(self) -> int:
+        return self._signal_pods(signal.SIGCONT)
+
+    def _signal_pods(self, how: signal.Signals) -> int:
+        processes = list_processes(self._cgroup)
+        for process_id in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process_id, how)
+        return len(processes)
+
     # --- inside
 
     def _write_files(self, host: Path) -> Path:

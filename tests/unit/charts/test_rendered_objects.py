@@ -162,6 +162,7 @@ def test_values_reach_the_workers() -> None:
             "memoryOverhead": "2Ti",
             "gpuAffinity": False,
             "gpusForCpuJobs": 8,
+            "maxRetries": 2,
             "pollSeconds": 0.5,
         },
     }
@@ -180,6 +181,7 @@ def test_values_reach_the_workers() -> None:
         memory_overhead_bytes=2 * 2**40,
         gpu_affinity=False,
         gpus_for_cpu_jobs=8,
+        max_retries=2,
         poll_seconds=0.5,
     )
 

@@ -1,0 +1,176 @@
+"""What becomes of a running job on real nodes: evicted, deleted, out of time, frozen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from kit.control_plane.control_plane import ControlPlane
+from kit.control_plane.operator_process import running_operator
+from kit.control_plane.real_node import RealNode, real_nodes
+from kit.control_plane.real_node_job import (
+    RealNodeJob,
+    pin_to,
+    read_metrics,
+    worker_settings,
+)
+from kit.control_plane.real_node_needs import ALLOW_STANDIN, NodesImpossibleError
+from kit.control_plane.running_job import (
+    SLOW,
+    condition,
+    eventually,
+    evict,
+    exit_code,
+    pod_index,
+    reaches,
+    running_pods,
+    runs_with_records,
+)
+
+pytestmark = pytest.mark.xdist_group("real-nodes")
+
+Nodes = Mapping[str, RealNode]
+
+NUM_FILES, LINES_PER_FILE = 6, 8
+NUM_REQUESTS = NUM_FILES * LINES_PER_FILE
+SUMMARY = f"{NUM_REQUESTS}/{NUM_REQUESTS}"
+STOPPED = 75
+
+
+@pytest.fixture(scope="module")
+def nodes(control_plane: ControlPlane) -> Iterator[Nodes]:
+    """Two nodes with 8 GPUs each."""
+    try:
+        with real_nodes(control_plane, "a", "b") as found:
+            yield found
+    except NodesImpossibleError as problem:
+        if os.environ.get(ALLOW_STANDIN) != "1":
+            raise
+        pytest.skip(str(problem))
+
+
+@pytest.fixture
+def operator(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Iterator[None]:
+    with running_operator(control_plane, tmp_path, namespace, worker_settings()):
+        yield
+
+
+@pytest.fixture
+def job(
+    control_plane: ControlPlane, nodes: Nodes, operator: None, namespace: str
+) -> Iterator[RealNodeJob]:
+    """A job's folders; its pods are gone before the next test wants the nodes."""
+    host = nodes["a"].folder.parent
+    yield RealNodeJob(control_plane, namespace, host, NUM_FILES, LINES_PER_FILE)
+    control_plane.kubectl("delete", "ij", "--all", "-n", namespace, "--ignore-not-found")
+    control_plane.kubectl("delete", "pods", "--all", "-n", namespace, "--force")
+
+
+def test_an_evicted_pods_kv_is_adopted_by_another_index(job: RealNodeJob, nodes: Nodes) -> None:
+    """Two workers and room for one: when the first is evicted, the one that waits gets its node."""
+    node, other = nodes["a"], nodes["b"]
+    job.plane.kubectl("cordon", other.name)
+    job.apply(job.document(node.nvme, stages=2, nodes=2, engine=SLOW))
+    eventually(job, runs_with_records(job, 2))
+    (first,) = running_pods(job, 1)
+    with job.watching_exit_codes() as exit_codes:
+        evict(job, first)
+        job.note("evicted")
+        (second,) = eventually(job, lambda: [one for one in running_pods(job, 1) if one != first])
+        eventually(job, lambda: STOPPED in exit_codes())
+    assert first["spec"]["nodeName"] == second["spec"]["nodeName"] == node.name
+    assert pod_index(second) != pod_index(first)
+    job.note("the other index runs")
+    restored = 'pipemax_tokens_total{kind="restored"}'
+    eventually(job, lambda: read_metrics(second).get(restored, 0) > 0)
+    job.plane.kubectl("uncordon", other.name)
+    done = eventually(job, reaches(job, "Complete"))
+    job.note("Complete")
+    assert done["progress"]["summary"] == SUMMARY
+    job.check_answers()
+    assert not [path for path in node.own_nvme().rglob("park.json")]
+
+
+def test_a_deadline_ends_the_job_and_keeps_what_is_done(job: RealNodeJob, nodes: Nodes) -> None:
+    node = nodes["a"]
+    job.apply(job.document(node.nvme, stages=2, scheduling=pin_to(node), engine=SLOW))
+    eventually(job, runs_with_records(job, 2))
+    with job.watching_exit_codes() as exit_codes:
+        job.patch({"deadline": "1s"})
+        failed = eventually(job, reaches(job, "Failed"))
+        job.note("Failed")
+        eventually(job, lambda: not job.pods())
+        eventually(job, lambda: exit_codes() == {STOPPED})
+    job.note("pods gone")
+    assert condition(failed, "Failed")["reason"] == "DeadlineExceeded"
+    assert condition(failed, "Complete")["status"] == "False"
+    row = job.row().split()
+    assert row[1] == "Failed"
+    assert 0 < int(row[2].rstrip("%")) < 100
+    check_part_of_the_records(job)
+
+
+def test_a_deleted_job_leaves_its_records_alone(job: RealNodeJob, nodes: Nodes) -> None:
+    node = nodes["a"]
+    job.apply(job.document(node.nvme, stages=2, scheduling=pin_to(node), engine=SLOW))
+    eventually(job, runs_with_records(job, 2))
+    with job.watching_exit_codes() as exit_codes:
+        job.plane.kubectl("delete", "ij", job.name, "-n", job.namespace)
+        job.note("deleted")
+        eventually(job, lambda: not job.pods(), 40)
+        eventually(job, lambda: exit_codes() == {STOPPED})
+    job.note("pods gone")
+    kinds = "jobs,pods,inferencejobs,services,secrets,persistentvolumeclaims"
+    eventually(job, lambda: not job.plane.get(kinds, "-n", job.namespace)["items"])
+    maps = job.plane.get("configmaps", "-n", job.namespace)["items"]
+    assert [one["metadata"]["name"] for one in maps] == ["kube-root-ca.crt"]
+    check_part_of_the_records(job)
+
+
+def check_part_of_the_records(job: RealNodeJob) -> None:
+    """Some requests have a record, no request has two, and all of them are right."""
+    found = job.num_records()
+    assert 0 < found < NUM_REQUESTS
+    tally = job.tally()
+    assert tally.right.total() == found, tally.wrong
+
+
+def test_a_model_that_is_not_there(job: RealNodeJob, nodes: Nodes) -> None:
+    node, empty = nodes["a"], job.folder / "no-model"
+    empty.mkdir()
+    model = {"uri": f"hostPath://{empty}", "name": "tiny"}
+    job.apply(job.document(node.nvme, stages=2, scheduling=pin_to(node), model=model))
+    failed = condition(eventually(job, reaches(job, "Failed"), 60), "Failed")
+    assert failed["reason"] == "ModelNotFound"
+    assert "config.json" in failed["message"]
+    assert not job.num_records()
+
+
+def test_a_frozen_worker_comes_back_as_a_zombie(job: RealNodeJob, nodes: Nodes) -> None:
+    """Its silence is noticed after a minute; what it does after that changes nothing."""
+    job.apply(job.document(nodes["b"].nvme, stages=2, nodes=2, engine=SLOW))
+    pods = eventually(job, lambda: running_pods(job, 2))
+    eventually(job, lambda: all(read_metrics(pod).get("pipemax_requests_total") for pod in pods))
+    frozen = nodes["b"]
+    assert frozen.freeze_workers()
+    try:
+        job.note("frozen")
+        seen = eventually(job, lambda: says(job, "1 of 2 workers run"))
+        assert seen["phase"] == "Running"
+        done = eventually(job, reaches(job, "Complete"), 200)
+        job.note("Complete")
+        assert done["progress"]["summary"] == SUMMARY
+        job.check_answers()
+    finally:
+        frozen.thaw_workers()
+    eventually(job, lambda: [exit_code(pod) for pod in job.pods()] == [0, 0])
+    job.note("the zombie has ended")
+    assert job.status()["phase"] == "Complete"
+    job.check_answers()
+
+
+def says(job: RealNodeJob, words: str) -> dict[str, object] | None:
+    status = job.status()
+    return status if words in condition(status, "Progressing")["message"] else None
