@@ -59,4 +59,4 @@ def _failure_rules() -> list[dict[str, Any]]:
 
 
 def _exit_codes(values: tuple[int, ...] | list[int]) -> dict[str, Any]:
-    return {"containerName": CONTAINER, "operator": "In", "values": [*values]}
+    return {"containerName": CONTAINER, "operator": "In", "values": sorted(values)}
