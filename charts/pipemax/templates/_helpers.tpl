@@ -91,6 +91,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   "gpus_for_cpu_jobs" ($worker.gpusForCpuJobs | int64)
   "max_retries" ($worker.maxRetries | int64)
   "poll_seconds" ($worker.pollSeconds | float64)
+  "system_namespace" (ternary .Release.Namespace "" .Values.nvmeSweeps.enabled)
+  "system_name" (include "pipemax.fullname" .)
 }}
 {{- toJson $settings }}
 {{- end }}
@@ -105,6 +107,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ .port | quote }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{- /* What the operator does in its own namespace: records of jobs' folders on nodes' disks, and
+       the Jobs that sweep them. */}}
+{{- define "pipemax.sweepRules" -}}
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [list, create, patch, delete]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [list, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
 {{- end }}
 
 {{- /* What the operator does in the namespaces of jobs, and nothing more. */}}

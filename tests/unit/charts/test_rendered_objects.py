@@ -75,7 +75,8 @@ def test_the_defaults_make_these_objects(defaults: list[Document]) -> None:
     kinds = sorted(document["kind"] for document in defaults)
     assert kinds == [
         *("ClusterRole", "ClusterRole", "ClusterRole", "ClusterRoleBinding"),
-        *("CustomResourceDefinition", "Deployment", "Pod", "Service", "ServiceAccount"),
+        *("CustomResourceDefinition", "Deployment", "Pod", "Role", "RoleBinding"),
+        *("Service", "ServiceAccount"),
     ]
 
 
@@ -138,7 +139,7 @@ def test_service_and_deployment_select_the_operators_pod_alone(defaults: list[Do
 
 
 def test_the_workers_defaults_are_the_operators_own(defaults: list[Document]) -> None:
-    assert worker_settings(defaults) == OperatorSettings()
+    assert worker_settings(defaults) == OperatorSettings(system_namespace="pipemax-system")
 
 
 def test_every_setting_of_the_operator_is_a_value(defaults: list[Document]) -> None:
@@ -183,7 +184,18 @@ def test_values_reach_the_workers() -> None:
         gpus_for_cpu_jobs=8,
         max_retries=2,
         poll_seconds=0.5,
+        system_namespace="pipemax-system",
     )
+
+
+def test_sweeps_may_be_left_out() -> None:
+    settings = worker_settings(render({"nvmeSweeps": {"enabled": False}}))
+    assert settings.system_namespace == ""
+    notes = run_helm(
+        *("install", "pipemax", str(CHART), "--dry-run=client", "--hide-notes=false"),
+        values={"nvmeSweeps": {"enabled": False}},
+    )
+    assert "swept from" not in notes
 
 
 def test_values_reach_the_operators_pod(everything: list[Document]) -> None:

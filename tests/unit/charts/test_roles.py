@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from kit.chart import of_kind, one, render
 
 Document = dict[str, Any]
@@ -16,7 +17,13 @@ ALLOWED = {
     ("", "pods"): {"list", "watch", "patch", "delete"},
     ("", "pods/status"): {"patch"},
     ("", "configmaps"): {"create", "patch"},
+    ("kueue.x-k8s.io", "workloads"): {"list", "patch"},
     ("", "events"): {"list", "create"},
+}
+SWEEPS = {
+    ("", "configmaps"): {"list", "create", "patch", "delete"},
+    ("batch", "jobs"): {"list", "create", "patch", "delete"},
+    ("", "pods"): {"list"},
 }
 
 
@@ -31,6 +38,10 @@ def rights(role: Document) -> dict[tuple[str, str], set[str]]:
 
 def named(documents: list[Document], kind: str, name: str) -> Document:
     return next(d for d in of_kind(documents, kind) if d["metadata"]["name"] == name)
+
+
+def namespace_of(document: Document) -> str:
+    return str(document["metadata"]["namespace"])
 
 
 def test_cluster_wide() -> None:
@@ -48,14 +59,14 @@ def test_cluster_wide() -> None:
             "namespace": account["namespace"],
         }
     ]
-    assert not of_kind(documents, "Role")
+    assert [*map(namespace_of, of_kind(documents, "Role"))] == ["pipemax-system"]
 
 
 def test_namespaced() -> None:
     documents = render({"namespaces": ["a", "b"], "rbac": {"aggregate": False}})
     assert not of_kind(documents, "ClusterRole") + of_kind(documents, "ClusterRoleBinding")
-    roles = of_kind(documents, "Role")
-    assert [role["metadata"]["namespace"] for role in roles] == ["a", "b"]
+    roles = [role for role in of_kind(documents, "Role") if namespace_of(role) != "pipemax-system"]
+    assert [*map(namespace_of, roles)] == ["a", "b"]
     assert all(rights(role) == ALLOWED for role in roles)
     for binding in of_kind(documents, "RoleBinding"):
         assert binding["subjects"][0]["namespace"] == "pipemax-system"
@@ -63,6 +74,21 @@ def test_namespaced() -> None:
     assert "--namespace=a" in arguments
     assert "--namespace=b" in arguments
     assert "--all-namespaces" not in arguments
+
+
+@pytest.mark.parametrize("values", [{}, {"namespaces": ["a"]}])
+def test_sweeps_of_nodes_disks_need_these_rights_in_the_releases_own_namespace(
+    values: Document,
+) -> None:
+    documents = render(values)
+    name = "pipemax-nvme-sweeps"
+    role = named(documents, "Role", name)
+    assert rights(role) == SWEEPS
+    assert namespace_of(role) == "pipemax-system"
+    binding = named(documents, "RoleBinding", name)
+    assert (binding["roleRef"]["name"], namespace_of(binding)) == (name, "pipemax-system")
+    without = render({**values, "nvmeSweeps": {"enabled": False}})
+    assert name not in {document["metadata"]["name"] for document in without}
 
 
 def test_no_role_at_all_where_they_are_made_elsewhere() -> None:

@@ -89,12 +89,6 @@ def test_the_worker_may_do_little() -> None:
     assert "initContainers" not in pod
 
 
-def test_one_container_alone_hands_over_a_host_path() -> None:
-    (init,) = pod_of(kvCache={"host": "1Gi", "nvme": NVME})["initContainers"]
-    assert init["command"] == ["chown", "10001:10001", "/mnt/pipemax/host/mnt/nvme"]
-    assert init["securityContext"]["capabilities"]["add"] == ["CHOWN"]
-
-
 def test_the_grace_leaves_the_worker_time_to_end_by_itself() -> None:
     assert pod_of(gracePeriodSeconds=300)["terminationGracePeriodSeconds"] == 330
 
