@@ -25,6 +25,7 @@ from pipemax_worker.errors import OutputError
 
 WORKERS_PREFIX = "ledger/workers/"
 ENDED = "ended"
+MIN_SILENT_SECONDS = 10.0
 
 
 class HeartbeatLimits(msgspec.Struct, frozen=True):
@@ -32,6 +33,13 @@ class HeartbeatLimits(msgspec.Struct, frozen=True):
 
     interval_seconds: float = 15.0
     silent_seconds: float = 60.0
+
+    @classmethod
+    def for_silence(cls, seconds: float) -> HeartbeatLimits:
+        """Others take over after ``seconds``, or after as long as a slow store may hold a loop up;
+        four beats fit into that."""
+        silent_seconds = max(seconds, MIN_SILENT_SECONDS)
+        return cls(min(cls().interval_seconds, silent_seconds / 4), silent_seconds)
 
 
 class Beat(msgspec.Struct, frozen=True):

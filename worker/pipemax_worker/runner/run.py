@@ -9,7 +9,8 @@ from typing import TextIO
 
 from pipemax_worker import __version__
 from pipemax_worker.contract.clock import MonotonicClock
-from pipemax_worker.dataset.claims import RangeClaims
+from pipemax_worker.dataset.claims import ClaimLimits, RangeClaims
+from pipemax_worker.dataset.heartbeats import HeartbeatLimits
 from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.manifest import Manifest, write_manifest
 from pipemax_worker.dataset.object_store import ObjectStore
@@ -193,7 +194,8 @@ def _build_run(
     job, clock = prepared.job, MonotonicClock()
     collector, session = Collector(ledger), pipeline.session
     look_ahead = job.spec.engine.look_ahead
-    claims = RangeClaims(ledger, name_this_worker(), clock)
+    heartbeat = HeartbeatLimits.for_silence(job.spec.node_loss.take_over_after)
+    claims = RangeClaims(ledger, name_this_worker(), clock, ClaimLimits(heartbeat=heartbeat))
     pipeline.on_wait = claims.keep_alive
     feed = RequestFeed(
         store,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from kit.store import FailingStore, ManualClock, MemoryStore
 from pipemax_worker.dataset.heartbeats import (
     ENDED,
@@ -147,3 +148,12 @@ def test_what_cannot_be_read_names_nothing() -> None:
     assert read_held(store, "a", "00000001") == {}
     assert read_held(store, "b", "00000001") == {}
     assert read_held(store, "c", "00000001") == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(60, (15, 60)), (600, (15, 600)), (20, (5, 20)), (1, (2.5, 10))]
+)
+def test_several_beats_fit_into_a_silence(seconds: float, expected: tuple[float, float]) -> None:
+    limits = HeartbeatLimits.for_silence(seconds)
+    assert (limits.interval_seconds, limits.silent_seconds) == expected
+    assert HeartbeatLimits.for_silence(60) == HeartbeatLimits()
