@@ -20,7 +20,6 @@ from pathlib import Path
 
 from pipemax_worker.contract.messages import PARK_INDEX_NAME
 from pipemax_worker.errors import KVTierError
-from pipemax_worker.telemetry.progress import format_bytes
 
 FOLDER_PREFIX = "pipemax-kv-"
 PARKED_DAYS = 7
@@ -28,7 +27,6 @@ PARKED_DAYS = 7
 
 _YOUNG_SECONDS = 60.0
 _PARKED_SECONDS = PARKED_DAYS * 86400.0
-_STAT_BLOCK_BYTES = 512
 
 
 class RunFolder:
@@ -53,15 +51,13 @@ def derive_job_key(output_place: str) -> str:
 
 @contextlib.contextmanager
 def nvme_run_folder(
-    folder: Path | None, is_wanted: bool, job_key: str = "run", size_bytes: int = 0
+    folder: Path | None, is_wanted: bool, job_key: str = "run"
 ) -> Iterator[RunFolder | None]:
     """A folder of this run's own for NVMe files, removed at the end unless KV is parked in it; None
     where none is wanted. One that a stopped run of the same job has left is taken up.
 
     ``folder`` None with ``is_wanted``: the system's temporary folder. What crashed runs have left
-    beside it (a power cut leaves up to the whole tier) is removed first. Raises KVTierError, also
-    where the file system has no room for ``size_bytes``: the stages take them right away, and one
-    that fails then leaves the others' messages in the dark.
+    beside it (a power cut leaves up to the whole tier) is removed first. Raises KVTierError.
     """
     if not is_wanted:
         yield None
@@ -79,7 +75,6 @@ def nvme_run_folder(
         ) from error
     run_folder = RunFolder(path, is_lasting=folder is not None)
     try:
-        _check_room(path, size_bytes)
         yield run_folder
     finally:
         if not run_folder.park_index.exists():
@@ -146,21 +141,6 @@ def _modified_seconds(path: Path) -> float:
 def _make_folder(parent: Path, job_key: str) -> tuple[Path, int]:
     path = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{job_key}-", dir=parent))
     return path, _lock(path)
-
-
-def _check_room(path: Path, size_bytes: int) -> None:
-    """Files that an earlier run has parked there are taken up, or written over."""
-    try:
-        file_system = os.statvfs(path)
-        own_bytes = sum(file.stat().st_blocks for file in path.iterdir()) * _STAT_BLOCK_BYTES
-    except OSError as error:
-        raise KVTierError(f"kvCache.nvme: {path}: {error.strerror}") from error
-    free_bytes = file_system.f_bavail * file_system.f_frsize + own_bytes
-    if size_bytes > free_bytes:
-        raise KVTierError(
-            f"kvCache.nvme: {path.parent}: its file system has {format_bytes(free_bytes)} free, "
-            f"kvCache.nvme.size asks for {format_bytes(size_bytes)}; free it or lower the size"
-        )
 
 
 @contextlib.contextmanager
