@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from pipemax_worker.contract.geometry import Tier, num_blocks_for
 from pipemax_worker.contract.request import Request
 from pipemax_worker.engine.config import SchedulerConfig
+from pipemax_worker.engine.kv_forecast import KVForecast
+from pipemax_worker.engine.output_lengths import OutputLengths
 from pipemax_worker.engine.prefix_sharing import PrefixSharing
 from pipemax_worker.engine.request_state import RequestState
 from pipemax_worker.engine.residency import Residency
@@ -16,7 +18,6 @@ from pipemax_worker.errors import RequestError
 from pipemax_worker.kvcache.block_manager import BlockManager
 
 _LOOK_AHEAD_REQUESTS = 64
-_MEAN_WEIGHT = 0.05
 
 
 class Admission:
@@ -41,7 +42,10 @@ class Admission:
         self.returning: dict[int, RequestState] = {}
         self.num_running = 0
         self._num_reserved_blocks = 0
-        self._mean_output_tokens = float(config.expected_output_tokens)
+        self._outputs = OutputLengths(config.expected_output_tokens)
+        self._forecast = KVForecast(
+            config.num_micro_batches, config.block_tokens, config.expected_output_tokens
+        )
         self._config = config
         self._manager = manager
         self._residency = residency
@@ -140,6 +144,7 @@ class Admission:
             num_computed_tokens=num_computed,
             num_blocks=max(1, self._projected_blocks(state) - num_held),
             can_start=all(tier is Tier.DEVICE for tier in tiers),
+            num_expected_tokens=int(self.expected_tokens(state)),
         )
 
     # --- reservations
@@ -154,6 +159,7 @@ class Admission:
         self.returning.pop(state.request_id, None)
         state.num_projected_blocks = max(1, self._projected_blocks(state) - state.num_shared_blocks)
         self._num_reserved_blocks += state.num_projected_blocks
+        self._forecast.add(state.request_id, len(state.token_ids), self.expected_tokens(state))
         self.num_running += 1
 
     def note_growth(self, state: RequestState) -> None:
@@ -167,16 +173,28 @@ class Admission:
         """It does not run any more."""
         self._num_reserved_blocks -= state.num_projected_blocks
         state.num_projected_blocks = 0
+        self._forecast.remove(state.request_id)
         self.num_running -= 1
 
     def note_finished(self, state: RequestState) -> None:
         """Learn from a finished request how long outputs are."""
-        self._mean_output_tokens += _MEAN_WEIGHT * (
-            state.num_output_tokens - self._mean_output_tokens
-        )
+        self._outputs.note_finished(state.num_output_tokens, state.request.sampling.max_tokens)
+
+    def note_turn(self) -> None:
+        """A message with rows is sent."""
+        self._forecast.note_turn()
+
+    def forecast(self, requests: Sequence[tuple[int, int]]) -> int:
+        """Most tokens of KV at a time if ``requests``, (tokens, expected ones), run as well."""
+        return self._forecast.peak_tokens(requests, self._outputs.excess_tokens)
+
+    def expected_tokens(self, state: RequestState) -> float:
+        """Of output that ``state`` has still to generate; at least one."""
+        expected = self._outputs.expected_tokens(state.request.sampling.max_tokens)
+        return max(1.0, expected - state.num_output_tokens)
 
     def _projected_blocks(self, state: RequestState) -> int:
-        expected = self._mean_output_tokens * self._config.growth_reserve_ratio
+        expected = self._outputs.mean_tokens * self._config.growth_reserve_ratio
         num_tokens = max(state.num_prompt_tokens + int(expected), len(state.token_ids) + 1)
         num_tokens = min(num_tokens, state.max_num_tokens)
         return num_blocks_for(num_tokens, self._config.block_tokens)

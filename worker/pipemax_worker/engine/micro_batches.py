@@ -147,5 +147,9 @@ class MicroBatches:
         movable = [state for state in heavy if state.num_in_flight == 0]
         if movable:
             state = min(movable, key=lambda member: member.num_computed_tokens)
-            self.remove(state)
-            self.add(state, lightest.micro_batch_id)
+            self.transfer(state, lightest.micro_batch_id)
+
+    def transfer(self, state: RequestState, micro_batch_id: int) -> None:
+        """``state``, of which no row is in flight, takes its turns with another micro-batch."""
+        self.remove(state)
+        self.add(state, micro_batch_id)

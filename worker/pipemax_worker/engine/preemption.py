@@ -28,6 +28,19 @@ def choose_preemptions(
     return tuple(chosen)
 
 
+def recompute_youngest(view: SchedulerView) -> tuple[tuple[int, PreemptionKind], ...]:
+    """As vLLM has it: the youngest give up their KV until this turn's rows have their blocks."""
+    num_needed = sum(row.num_new_blocks for row in view.ready)
+    num_missing = num_needed - view.num_allocatable_blocks - view.num_returning_blocks
+    chosen: list[tuple[int, PreemptionKind]] = []
+    for candidate in view.preemptible:
+        if num_missing <= 0:
+            break
+        chosen.append((candidate.request_id, PreemptionKind.RECOMPUTE))
+        num_missing -= candidate.num_own_blocks
+    return tuple(chosen)
+
+
 def cheaper_preemption(
     view: SchedulerView, candidate: PreemptibleRequest, num_nvme_blocks: int
 ) -> PreemptionKind:

@@ -30,7 +30,7 @@ from pipemax_worker.engine.rotation import Rotation
 from pipemax_worker.engine.rows import RowBuilder
 from pipemax_worker.engine.snapshot import derive_statistics
 from pipemax_worker.engine.stall import StallBreaker
-from pipemax_worker.engine.view import Composition, Policy
+from pipemax_worker.engine.view import Composition, Policy, PolicyState
 from pipemax_worker.engine.view_builder import ViewBuilder
 from pipemax_worker.errors import InvariantError
 from pipemax_worker.kvcache.block_manager import BlockManager
@@ -63,7 +63,10 @@ class Scheduler:
             config, block_manager, self._lifecycle.residency, self._lifecycle.micro_batches
         )
         self._rows = RowBuilder(config, block_manager, self._lifecycle, self._rotation)
-        self._views = ViewBuilder(config, block_manager, self._lifecycle, estimator, links)
+        self._views = ViewBuilder(
+            config, block_manager, self._lifecycle, estimator, links, policy.uses_pool
+        )
+        self._policy_state = PolicyState()
         self._stall = StallBreaker(block_manager, self._lifecycle, self._rotation)
         self.parking = Parking(config, block_manager, self._lifecycle, estimator, links)
         self._draft = MessageDraft()
@@ -175,14 +178,19 @@ class Scheduler:
 
     def _compose(self, micro_batch_id: int, now: float) -> bool:
         """Compose one micro-batch into the draft; False if it has no row."""
-        if self._lifecycle.admission.is_empty:
+        if self._policy.balances and self._lifecycle.admission.is_empty:
             self._lifecycle.micro_batches.rebalance(micro_batch_id)
-        view = self._views.build(micro_batch_id)
+        view = self._views.build(micro_batch_id, self._policy_state)
         if not view.ready and not view.waiting:
             return False
         composition = self._policy.compose(view, now)
         states = self._lifecycle.states
         self._has_changed |= bool(composition.preempt or composition.admit)
+        if composition.state is not None:
+            self._has_changed |= composition.state.phase is not self._policy_state.phase
+            self._policy_state = composition.state
+        for request_id, target in composition.transfer:
+            self._lifecycle.micro_batches.transfer(states[request_id], target)
         for request_id, kind in composition.preempt:
             self._lifecycle.preempt(states[request_id], kind)
         for request_id in composition.admit:
@@ -223,6 +231,7 @@ class Scheduler:
         self._num_in_flight += 1
         self._lifecycle.accounting.num_steps += 1
         if plan.stage_input.scheduled:
+            self._lifecycle.admission.note_turn()
             num = self.config.num_micro_batches
             self._next_micro_batch_id = (micro_batch_id + 1) % num
         return plan

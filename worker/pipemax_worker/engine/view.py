@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import enum
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -11,17 +12,36 @@ from pipemax_worker.engine.request_state import PreemptionKind
 from pipemax_worker.performance.batch_shape import BatchShape
 
 
+class Phase(enum.Enum):
+    """Of policies that keep prompts and decoding apart."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class PolicyState(msgspec.Struct, frozen=True):
+    """What a policy wants to know again at its next turn.
+
+    recent_seconds   predicted steps of the last micro-batches, the newest last.
+    """
+
+    phase: Phase = Phase.PREFILL
+    recent_seconds: tuple[float, ...] = ()
+
+
 class ReadyRequest(msgspec.Struct, frozen=True):
     """A request of this turn's micro-batch that can run now: its KV is on the device.
 
     num_remaining_tokens   1: a decode step; more: a prompt, or KV to be computed again.
     num_new_blocks         to allocate for one more token.
+    is_idle                no row of it is in flight, so it may change its micro-batch.
     """
 
     request_id: int
     num_remaining_tokens: int
     num_computed_tokens: int
     num_new_blocks: int
+    is_idle: bool = True
 
 
 class WaitingRequest(msgspec.Struct, frozen=True):
@@ -30,6 +50,7 @@ class WaitingRequest(msgspec.Struct, frozen=True):
     num_remaining_tokens   to compute, prefix hits left out.
     num_blocks             to reserve: its own now and its expected growth.
     can_start              False: some of its KV is on HOST or NVME and must be loaded first.
+    num_expected_tokens    of output, still to come.
     """
 
     request_id: int
@@ -37,6 +58,7 @@ class WaitingRequest(msgspec.Struct, frozen=True):
     num_computed_tokens: int
     num_blocks: int
     can_start: bool
+    num_expected_tokens: int = 0
 
 
 class LackingRequest(msgspec.Struct, frozen=True):
@@ -46,12 +68,26 @@ class LackingRequest(msgspec.Struct, frozen=True):
     num_missing_blocks: int
 
 
+class PooledRequest(msgspec.Struct, frozen=True):
+    """A running request of any micro-batch whose KV is not all on the device, and of which no row
+    is in flight."""
+
+    request_id: int
+    micro_batch_id: int
+    num_missing_blocks: int
+    num_computed_tokens: int
+
+
 class PreemptibleRequest(msgspec.Struct, frozen=True):
     """A running request, youngest first. ``num_own_blocks`` would be free without it."""
 
     request_id: int
     num_own_blocks: int
     num_computed_tokens: int
+
+
+def _no_forecast(requests: Sequence[tuple[int, int]]) -> int:
+    return sum(prompt + output for prompt, output in requests)
 
 
 class SchedulerView(msgspec.Struct, frozen=True):
@@ -67,6 +103,14 @@ class SchedulerView(msgspec.Struct, frozen=True):
     preemptible              empty unless blocks run short.
     *_bytes_per_second       measured on one stage's link.
     slot_bytes               of one block on one stage.
+    num_held_blocks          by running requests, wherever they are.
+    num_device_blocks        the device tier; ``num_live_blocks``: what requests can hold in all.
+    pool                     for policies with ``uses_pool``: the next micro-batch's members first.
+    next_resident            shape of a decode step of those of the next micro-batch that need no
+                             load, for the same policies.
+    next_micro_batch_id      the next in turn; None: nobody runs.
+    forecast                 (prompt, output) tokens of requests to admit -> most tokens of KV held
+                             at a time until all that runs, and they, are finished.
     """
 
     micro_batch_id: int
@@ -90,6 +134,14 @@ class SchedulerView(msgspec.Struct, frozen=True):
     demote_bytes_per_second: float
     promote_bytes_per_second: float
     predict: Callable[[BatchShape], float]
+    num_held_blocks: int = 0
+    num_device_blocks: int = 0
+    num_live_blocks: int = 0
+    pool: tuple[PooledRequest, ...] = ()
+    next_resident: BatchShape = BatchShape(0, 0, 0)
+    next_micro_batch_id: int | None = None
+    forecast: Callable[[Sequence[tuple[int, int]]], int] = _no_forecast
+    state: PolicyState = PolicyState()
 
 
 class Composition(msgspec.Struct, frozen=True):
@@ -101,6 +153,9 @@ class Composition(msgspec.Struct, frozen=True):
     prefetch   (request, number of blocks) of the next micro-batch to load, in order. A request
                that gets fewer than it lacks is continued when its micro-batch is next again.
     preempt    requests that make room, and how.
+    transfer   (request, micro-batch) of idle requests that change their micro-batch, before
+               anything else of this turn.
+    state      for the next turn's view; None: as it was.
     Rows for which no blocks can be had at the moment are left out of the message by the scheduler.
     """
 
@@ -110,9 +165,21 @@ class Composition(msgspec.Struct, frozen=True):
     prefetch: tuple[tuple[int, int], ...] = ()
     preempt: tuple[tuple[int, PreemptionKind], ...] = ()
     prefetch_budget_bytes: int = 0
+    transfer: tuple[tuple[int, int], ...] = ()
+    state: PolicyState | None = None
 
 
 class Policy(Protocol):
-    """Decides a turn. Pure: the same view and time give the same composition."""
+    """Decides a turn. Pure: the same view and time give the same composition.
+
+    uses_pool   whether ``SchedulerView.pool`` and ``next_resident`` are looked at.
+    balances    whether the scheduler evens out the micro-batches when nobody waits any more.
+    """
+
+    @property
+    def uses_pool(self) -> bool: ...
+
+    @property
+    def balances(self) -> bool: ...
 
     def compose(self, view: SchedulerView, now: float) -> Composition: ...

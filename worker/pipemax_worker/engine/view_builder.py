@@ -12,16 +12,20 @@ from pipemax_worker.engine.micro_batches import MicroBatch
 from pipemax_worker.engine.request_state import RequestState
 from pipemax_worker.engine.view import (
     LackingRequest,
+    PolicyState,
+    PooledRequest,
     PreemptibleRequest,
     ReadyRequest,
     SchedulerView,
 )
 from pipemax_worker.kvcache.block_manager import BlockManager
-from pipemax_worker.performance.batch_shape import Estimator
+from pipemax_worker.performance.batch_shape import BatchShape, Estimator
 from pipemax_worker.performance.link import LinkEstimator
 
 _MAX_LACKING = 64
 _MAX_PREEMPTIBLE = 8
+_MAX_POOLED = 128
+_EMPTY = BatchShape(0, 0, 0)
 
 
 class ViewBuilder:
@@ -34,15 +38,18 @@ class ViewBuilder:
         lifecycle: Lifecycle,
         estimator: Estimator,
         links: LinkEstimator,
+        uses_pool: bool = False,
     ) -> None:
         self._config = config
         self._manager = manager
         self._lifecycle = lifecycle
         self._estimator = estimator
         self._links = links
+        self._uses_pool = uses_pool
 
-    def build(self, micro_batch_id: int) -> SchedulerView:
+    def build(self, micro_batch_id: int, state: PolicyState) -> SchedulerView:
         lifecycle, config = self._lifecycle, self._config
+        following = lifecycle.micro_batches.next_with_requests(micro_batch_id)
         ready = self._ready(lifecycle.micro_batches[micro_batch_id])
         num_needed = sum(row.num_new_blocks for row in ready)
         num_allocatable = lifecycle.residency.num_allocatable()
@@ -53,7 +60,7 @@ class ViewBuilder:
             micro_batch_id=micro_batch_id,
             ready=ready,
             waiting=waiting,
-            lacking=self._lacking(micro_batch_id),
+            lacking=self._lacking(following),
             preemptible=self._preemptible() if is_short else (),
             token_target=config.token_target,
             max_batched_tokens=config.max_batched_tokens,
@@ -71,6 +78,14 @@ class ViewBuilder:
             demote_bytes_per_second=self._links.bandwidth(Tier.HOST, Tier.NVME),
             promote_bytes_per_second=self._links.bandwidth(Tier.NVME, Tier.HOST),
             predict=self._estimator.predict,
+            num_held_blocks=len(lifecycle.residency.held),
+            num_device_blocks=config.geometry.num_device_slots,
+            num_live_blocks=config.num_live_blocks,
+            pool=self._pool(following) if self._uses_pool else (),
+            next_resident=_resident_shape(following) if self._uses_pool else _EMPTY,
+            next_micro_batch_id=None if following is None else following.micro_batch_id,
+            forecast=lifecycle.admission.forecast,
+            state=state,
         )
 
     def _ready(self, micro_batch: MicroBatch) -> tuple[ReadyRequest, ...]:
@@ -83,12 +98,31 @@ class ViewBuilder:
                 state.num_remaining_tokens,
                 state.num_computed_tokens,
                 state.num_new_blocks(1, block_tokens),
+                state.num_in_flight == 0,
             )
             for state in states
         )
 
-    def _lacking(self, micro_batch_id: int) -> tuple[LackingRequest, ...]:
-        following = self._lifecycle.micro_batches.next_with_requests(micro_batch_id)
+    def _pool(self, following: MicroBatch | None) -> tuple[PooledRequest, ...]:
+        """An even part from each micro-batch, so that a large pool costs no more than a small."""
+        if following is None:
+            return ()
+        all_of_them = self._lifecycle.micro_batches
+        num_each = max(1, _MAX_POOLED // len(all_of_them))
+        others = [batch for batch in all_of_them if batch is not following]
+        return tuple(
+            PooledRequest(
+                state.request_id,
+                micro_batch.micro_batch_id,
+                len(state.block_ids) - len(state.on_device),
+                state.num_computed_tokens,
+            )
+            for micro_batch in (following, *others)
+            for state in islice(micro_batch.lacking.values(), num_each)
+            if state.num_in_flight == 0 and state.preemption is None
+        )
+
+    def _lacking(self, following: MicroBatch | None) -> tuple[LackingRequest, ...]:
         if following is None:
             return ()
         return tuple(
@@ -119,6 +153,14 @@ class ViewBuilder:
         own = self._lifecycle.residency.own_block_ids(state)
         num_on_host = sum(map(self._manager.is_on_host, own))
         return PreemptibleRequest(state.request_id, num_on_host, state.num_computed_tokens)
+
+
+def _resident_shape(micro_batch: MicroBatch | None) -> BatchShape:
+    if micro_batch is None:
+        return _EMPTY
+    resident = micro_batch.resident.values()
+    num_tokens = sum(state.num_computed_tokens for state in resident)
+    return BatchShape(len(resident), num_tokens, len(resident))
 
 
 def _least_recently_run(state: RequestState) -> tuple[int, int]:

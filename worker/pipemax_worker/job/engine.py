@@ -55,9 +55,11 @@ class EngineSpec(Section):
     """Requests read ahead of the engine, from which the policy chooses. Bounds the memory that
     the input takes."""
 
-    policy: Literal["fused"] = "fused"
+    policy: Literal["fused", "pipemax", "tdpipe", "vllm"] = "fused"
     """How micro-batches are composed. `fused`: prefill in pieces beside decoding, micro-batches
-    balanced by predicted time."""
+    balanced by predicted time, KV moved between host and GPU beside the steps. The others are
+    rivals to compare with: `pipemax`, the phases and the greedy of the paper; `tdpipe`, phases
+    without moving KV; `vllm`, first come first served, without balancing or moving KV."""
 
     step_timeout: Duration = 600
     """How long all stages may be silent while they have work. Then the one that is furthest behind

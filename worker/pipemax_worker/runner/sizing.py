@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.engine.policies import WITHOUT_HOST_TIER
 from pipemax_worker.errors import JobFileError
 from pipemax_worker.job.spec import InferenceJobSpec
 from pipemax_worker.pipeline.settings import PipelineSettings
@@ -23,7 +24,8 @@ class SessionSettings(msgspec.Struct, frozen=True):
     max_num_running       sequences that hold KV at a time, all micro-batches together.
     run_ahead             schedule requests while their tokens are in flight: the driver takes
                           longer for a message than a GPU waits gladly.
-    growth_reserve_ratio  share of the expected output for which room is kept at admission.
+    growth_reserve_ratio  share of the expected output that is reserved at admission, whatever the
+                          forecast of all that runs says; 0: the forecast alone decides.
     step_timeout_seconds  silence of all stages after which one hangs; None: wait for ever.
     """
 
@@ -33,7 +35,7 @@ class SessionSettings(msgspec.Struct, frozen=True):
     prefix_sharing: bool
     max_num_running: int
     run_ahead: bool = False
-    growth_reserve_ratio: float = 1.0
+    growth_reserve_ratio: float = 0.0
     step_timeout_seconds: float | None = None
 
 
@@ -77,6 +79,8 @@ def derive_session_settings(
     # Nothing hinders one micro-batch from holding all requests, at the start or at the end.
     rows_per_step = min(max_num_running, max(rows, -(-max_num_running // num_micro_batches)))
     max_batched_tokens = max(engine.max_batched_tokens or tokens, 1)
+    nvme = spec.kv_cache.nvme
+    has_host_tier = engine.policy not in WITHOUT_HOST_TIER
     pipeline = PipelineSettings(
         model_folder=model_folder,
         model_config=config,
@@ -86,8 +90,8 @@ def derive_session_settings(
         block_tokens=engine.block_tokens,
         max_batched_tokens=max_batched_tokens,
         max_num_requests=min(rows_per_step, max_batched_tokens),
-        host_kv_bytes=spec.kv_cache.host,
-        nvme_kv_bytes=0 if spec.kv_cache.nvme is None else spec.kv_cache.nvme.size,
+        host_kv_bytes=spec.kv_cache.host if has_host_tier else 0,
+        nvme_kv_bytes=nvme.size if nvme is not None and has_host_tier else 0,
         nvme_folder=nvme_folder,
         device=device,
         device_kv_bytes=engine.device_kv_cache,

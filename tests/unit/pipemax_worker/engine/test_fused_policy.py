@@ -43,6 +43,7 @@ def make_view(**overrides: Any) -> SchedulerView:
         "demote_bytes_per_second": 1e6,
         "promote_bytes_per_second": 1e6,
         "predict": predict,
+        "num_live_blocks": 100,
     }
     return SchedulerView(**(settings | overrides))
 

@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipemax_worker.engine.policies.fused import FusedPolicy
+from pipemax_worker.engine.policies.pipemax import PipeMaxPolicy
+from pipemax_worker.engine.policies.tdpipe import TDPipePolicy
+from pipemax_worker.engine.policies.vllm import VLLMPolicy
 from pipemax_worker.engine.view import Policy
 from pipemax_worker.errors import JobFileError
 
-POLICIES: dict[str, Callable[[], Policy]] = {"fused": FusedPolicy}
+POLICIES: dict[str, Callable[[], Policy]] = {
+    "fused": FusedPolicy,
+    "pipemax": PipeMaxPolicy,
+    "tdpipe": TDPipePolicy,
+    "vllm": VLLMPolicy,
+}
+
+
+WITHOUT_HOST_TIER = frozenset({"tdpipe", "vllm"})
+"""Policies that never move KV: they are given a device tier alone."""
 
 
 def build_policy(name: str) -> Policy:

@@ -10,10 +10,16 @@ skips its turn, so nothing ever stalls, and the least recently run go first, so 
 
 from __future__ import annotations
 
+from pipemax_worker.engine.policies.composing import (
+    cut_chunks,
+    decode_rows,
+    derive_shape,
+    num_short_blocks,
+    prefetch_budget_bytes,
+    rows_that_stay,
+)
 from pipemax_worker.engine.preemption import choose_preemptions
-from pipemax_worker.engine.request_state import PreemptionKind
-from pipemax_worker.engine.view import Composition, ReadyRequest, SchedulerView
-from pipemax_worker.performance.batch_shape import BatchShape
+from pipemax_worker.engine.view import Composition, SchedulerView
 
 _BALANCE_TOLERANCE = 1e-6
 
@@ -21,14 +27,15 @@ _BALANCE_TOLERANCE = 1e-6
 class FusedPolicy:
     """See the module. Stateless."""
 
+    uses_pool = False
+    balances = True
+
     def compose(self, view: SchedulerView, now: float) -> Composition:
-        preempt = choose_preemptions(view, _num_short_blocks(view))
-        rows = _without(view.ready, preempt)
-        decode = [row for row in rows if row.num_remaining_tokens == 1]
-        decode = decode[: min(view.max_batched_tokens, view.max_num_requests)]
-        prompts = [row for row in rows if row.num_remaining_tokens > 1]
-        chunks = _cut_chunks(view, prompts, len(decode))
-        admit, new_chunks = ((), ()) if preempt else _admit(view, decode, chunks)
+        preempt = choose_preemptions(view, num_short_blocks(view))
+        rows = rows_that_stay(view, preempt)
+        decode = decode_rows(view, rows)
+        chunks = cut_chunks(view, rows, view.token_target - len(decode), len(decode))
+        admit, new_chunks = ((), ()) if preempt else _admit(view, len(decode), chunks)
         chunks += new_chunks
         budget_bytes = prefetch_budget_bytes(view, derive_shape(view, decode, chunks))
         return Composition(
@@ -41,47 +48,23 @@ class FusedPolicy:
         )
 
 
-def _num_short_blocks(view: SchedulerView) -> int:
-    """Blocks that this turn's rows cannot have: one a decode row at a border, one a prompt."""
-    num_needed = sum(row.num_new_blocks for row in view.ready)
-    return max(0, num_needed - view.num_allocatable_blocks)
-
-
-def _without(
-    rows: tuple[ReadyRequest, ...], preempt: tuple[tuple[int, PreemptionKind], ...]
-) -> list[ReadyRequest]:
-    preempted_ids = {request_id for request_id, _ in preempt}
-    return [row for row in rows if row.request_id not in preempted_ids]
-
-
-def _cut_chunks(
-    view: SchedulerView, prompts: list[ReadyRequest], num_decode: int
-) -> tuple[tuple[int, int], ...]:
-    """In order; each takes what is left of the token target."""
-    num_left = max(view.token_target - num_decode, 0)
-    num_rows = num_decode
-    chunks = []
-    for row in prompts:
-        if num_left <= 0 or num_rows >= view.max_num_requests:
-            break
-        num_tokens = min(row.num_remaining_tokens, num_left)
-        chunks.append((row.request_id, num_tokens))
-        num_left -= num_tokens
-        num_rows += 1
-    return tuple(chunks)
-
-
 def _admit(
-    view: SchedulerView, decode: list[ReadyRequest], chunks: tuple[tuple[int, int], ...]
+    view: SchedulerView, num_decode: int, chunks: tuple[tuple[int, int], ...]
 ) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
-    """Waiting requests, in order, while tokens, rows, blocks and the balance allow it."""
+    """Waiting requests, in order, while tokens, rows, blocks and the balance allow it, and while
+    what all of them are expected to grow to fits at its peak."""
     admit: list[int] = []
     new_chunks: list[tuple[int, int]] = []
-    num_left = view.token_target - len(decode) - sum(num_tokens for _, num_tokens in chunks)
-    num_rows_left = view.max_num_requests - len(decode) - len(chunks)
+    num_left = view.token_target - num_decode - sum(num_tokens for _, num_tokens in chunks)
+    num_rows_left = view.max_num_requests - num_decode - len(chunks)
     num_blocks_left = view.num_unreserved_blocks
+    forecast: list[tuple[int, int]] = []
     for waiting in view.waiting[: _num_admissible(view)]:
         if waiting.num_blocks > num_blocks_left or num_left <= 0 or num_rows_left <= 0:
+            break
+        num_tokens = waiting.num_computed_tokens + waiting.num_remaining_tokens
+        forecast.append((num_tokens, waiting.num_expected_tokens))
+        if not _fits_at_its_peak(view, forecast):
             break
         admit.append(waiting.request_id)
         num_blocks_left -= waiting.num_blocks
@@ -91,6 +74,14 @@ def _admit(
             num_left -= num_tokens
             num_rows_left -= 1
     return tuple(admit), tuple(new_chunks)
+
+
+def _fits_at_its_peak(view: SchedulerView, candidates: list[tuple[int, int]]) -> bool:
+    """Whether the KV of all that runs and of ``candidates`` fits until they are finished. Who runs
+    alone always fits: the engine refuses what never can."""
+    if view.forecast(candidates) <= view.num_live_blocks * view.block_tokens:
+        return True
+    return len(candidates) == 1 and view.forecast(()) == 0
 
 
 def _num_admissible(view: SchedulerView) -> int:
@@ -104,22 +95,6 @@ def _num_admissible(view: SchedulerView) -> int:
         return 0
     even_share = -(-view.num_unfinished // len(seconds))
     return max(0, even_share - view.micro_batch_sizes[view.micro_batch_id])
-
-
-def derive_shape(
-    view: SchedulerView, decode: list[ReadyRequest], chunks: tuple[tuple[int, int], ...]
-) -> BatchShape:
-    computed = {row.request_id: row.num_computed_tokens for row in view.ready}
-    computed.update((row.request_id, row.num_computed_tokens) for row in view.waiting)
-    num_tokens = len(decode) + sum(num_new for _, num_new in chunks)
-    num_kv_tokens = num_tokens + sum(row.num_computed_tokens for row in decode)
-    num_kv_tokens += sum(computed[request_id] for request_id, _ in chunks)
-    return BatchShape(num_tokens, num_kv_tokens, len(decode) + len(chunks))
-
-
-def prefetch_budget_bytes(view: SchedulerView, shape: BatchShape) -> int:
-    """Bytes that one stage can load while it computes ``shape``."""
-    return int(view.predict(shape) * view.load_bytes_per_second)
 
 
 def choose_prefetch(view: SchedulerView, budget_bytes: int) -> tuple[tuple[int, int], ...]:

@@ -1,0 +1,69 @@
+"""Steps of composing a turn that several policies share. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipemax_worker.engine.request_state import PreemptionKind
+from pipemax_worker.engine.view import ReadyRequest, SchedulerView
+from pipemax_worker.performance.batch_shape import BatchShape, count_prompt_pairs
+
+Chunks = tuple[tuple[int, int], ...]
+Preemptions = tuple[tuple[int, PreemptionKind], ...]
+
+
+def num_short_blocks(view: SchedulerView) -> int:
+    """Blocks that this turn's rows cannot have: one a decode row at a border, one a prompt."""
+    num_needed = sum(row.num_new_blocks for row in view.ready)
+    return max(0, num_needed - view.num_allocatable_blocks)
+
+
+def rows_that_stay(view: SchedulerView, preempt: Preemptions) -> list[ReadyRequest]:
+    if not preempt:
+        return list(view.ready)
+    preempted_ids = {request_id for request_id, _ in preempt}
+    return [row for row in view.ready if row.request_id not in preempted_ids]
+
+
+def decode_rows(view: SchedulerView, rows: Sequence[ReadyRequest]) -> list[ReadyRequest]:
+    """All that decode, as far as the stages' buffers go."""
+    decode = [row for row in rows if row.num_remaining_tokens == 1]
+    return decode[: min(view.max_batched_tokens, view.max_num_requests)]
+
+
+def cut_chunks(
+    view: SchedulerView, rows: Sequence[ReadyRequest], num_tokens: int, num_rows: int
+) -> Chunks:
+    """Prompts in order; each takes what is left of ``num_tokens``. ``num_rows`` are taken."""
+    num_left = max(num_tokens, 0)
+    chunks = []
+    for row in rows:
+        if row.num_remaining_tokens <= 1:
+            continue
+        if num_left <= 0 or num_rows >= view.max_num_requests:
+            break
+        num_taken = min(row.num_remaining_tokens, num_left)
+        chunks.append((row.request_id, num_taken))
+        num_left -= num_taken
+        num_rows += 1
+    return tuple(chunks)
+
+
+def derive_shape(view: SchedulerView, decode: Sequence[ReadyRequest], chunks: Chunks) -> BatchShape:
+    """Of a step with these rows."""
+    num_tokens = num_kv_tokens = len(decode)
+    num_kv_tokens += sum(row.num_computed_tokens for row in decode)
+    num_pairs = 0
+    if chunks:
+        computed = {row.request_id: row.num_computed_tokens for row in view.ready}
+        computed.update((row.request_id, row.num_computed_tokens) for row in view.waiting)
+        for request_id, num_new_tokens in chunks:
+            num_tokens += num_new_tokens
+            num_kv_tokens += num_new_tokens + computed[request_id]
+            num_pairs += count_prompt_pairs(computed[request_id], num_new_tokens)
+    return BatchShape(num_tokens, num_kv_tokens, len(decode) + len(chunks), num_pairs)
+
+
+def prefetch_budget_bytes(view: SchedulerView, shape: BatchShape) -> int:
+    """Bytes that one stage can load while it computes ``shape``."""
+    return int(view.predict(shape) * view.load_bytes_per_second)
