@@ -115,8 +115,9 @@ def test_from_apply_to_records(job: RealNodeJob, nodes: Nodes) -> None:
     assert rows[-1].split()[1:4] == ["Complete", "100%", SUMMARY], rows
     job.check_answers()
     assert (job.output / "manifest.json").stat().st_uid == WORKER_USER
-    assert node.own_nvme().stat().st_uid == WORKER_USER
-    assert not list(node.own_nvme().iterdir()), "nothing is parked when all is done"
+    (kv_folder,) = node.own_nvme().glob("*/kv")
+    assert (kv_folder.stat().st_uid, kv_folder.parent.stat().st_uid) == (WORKER_USER, 0)
+    assert not list(kv_folder.iterdir()), "nothing is parked when all is done"
     eventually(job, lambda: "No resources" in job.row() or not job.row())
     eventually(job, lambda: not job.pods())
     job.note("gone by its TTL")
@@ -158,7 +159,7 @@ def test_suspended_kv_is_parked_and_taken_up(job: RealNodeJob, nodes: Nodes) -> 
     job.note("Complete")
     assert metrics['pipemax_tokens_total{kind="restored"}'] > 0
     job.check_answers()
-    assert not list(node.own_nvme().iterdir())
+    assert not list(node.own_nvme().glob("*/kv/*"))
 
 
 def test_a_missing_input_is_told_within_a_minute(job: RealNodeJob, nodes: Nodes) -> None:

@@ -127,39 +127,6 @@ def test_files_and_links_of_that_name_stay(tmp_path: Path) -> None:
     assert names == {"precious", f"{FOLDER_PREFIX}file", f"{FOLDER_PREFIX}link"}
 
 
-def test_a_disk_with_too_little_room_is_told_before_a_stage_starts(tmp_path: Path) -> None:
-    file_system = os.statvfs(tmp_path)
-    too_much = file_system.f_blocks * file_system.f_frsize + 1
-    with (
-        pytest.raises(
-            KVTierError, match=r"has .*iB free, kvCache\.nvme\.size asks for .*iB; free it"
-        ),
-        nvme_run_folder(tmp_path, True, "job", too_much),
-    ):
-        pytest.fail("entered")
-    assert not list(tmp_path.iterdir())
-
-
-def test_parked_files_count_as_room_for_the_run_that_takes_them_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with nvme_run_folder(tmp_path, True, "job") as folder:
-        assert folder is not None
-        (folder.path / "stage-0.kv").write_bytes(bytes(1 << 20))
-        os.sync()
-        folder.park_index.write_text("{}")
-    full = os.statvfs_result((4096, 4096, 1000, 0, 0, 0, 0, 0, 0, 255))
-    monkeypatch.setattr(os, "statvfs", lambda path: full)
-    with nvme_run_folder(tmp_path, True, "job", 1 << 20) as found:
-        assert found is not None
-        assert found.path == folder.path
-    with (
-        pytest.raises(KVTierError, match="lower the size"),
-        nvme_run_folder(tmp_path, True, "another", 1 << 20),
-    ):
-        pytest.fail("entered")
-
-
 JOB, OTHER_JOB = derive_job_key("/data/out"), derive_job_key("/data/other")
 
 
