@@ -293,4 +293,4 @@ def test_the_api_server_takes_install_yaml(plane: ControlPlane) -> None:
     )
     lines = said.splitlines()
     assert "deployment.apps/pipemax serverside-applied (server dry run)" in lines
-    assert len(lines) == 11
+    assert len(lines) == 13

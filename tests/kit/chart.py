@@ -56,7 +56,8 @@ def one(documents: list[Document], kind: str) -> Document:
 
 
 def environment(container: Document) -> dict[str, str]:
-    return {variable["name"]: variable["value"] for variable in container["env"]}
+    """What is given as it is; what the kubelet would fill in is left out."""
+    return {one["name"]: one["value"] for one in container["env"] if "value" in one}
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -75,7 +75,8 @@ def test_the_defaults_make_these_objects(defaults: list[Document]) -> None:
     kinds = sorted(document["kind"] for document in defaults)
     assert kinds == [
         *("ClusterRole", "ClusterRole", "ClusterRole", "ClusterRoleBinding"),
-        *("CustomResourceDefinition", "Deployment", "Pod", "Role", "RoleBinding"),
+        *("CustomResourceDefinition", "Deployment", "Pod"),
+        *("Role", "Role", "RoleBinding", "RoleBinding"),
         *("Service", "ServiceAccount"),
     ]
 
@@ -105,7 +106,7 @@ def test_the_crd_may_be_left_out_or_let_go() -> None:
 def test_the_operator_runs_once_and_as_nobody(defaults: list[Document]) -> None:
     deployment = one(defaults, "Deployment")["spec"]
     assert deployment["replicas"] == 1
-    assert deployment["strategy"] == {"type": "Recreate"}
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
     pod = deployment["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] == 10002
@@ -116,8 +117,8 @@ def test_the_operator_runs_once_and_as_nobody(defaults: list[Document]) -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert container["image"] == "pipemax-operator:0.1.0"
-    for probe in ("livenessProbe", "readinessProbe"):
-        assert container[probe]["httpGet"] == {"path": "/healthz", "port": "health"}
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
     assert "--liveness=http://0.0.0.0:8080/healthz" in container["args"]
     assert "--log-format=json" in container["args"]
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == {
@@ -125,6 +126,19 @@ def test_the_operator_runs_once_and_as_nobody(defaults: list[Document]) -> None:
         "metrics": 9401,
     }
     assert environment(container)["PIPEMAX_METRICS_PORT"] == "9401"
+
+
+def test_one_operator_of_several_leads(defaults: list[Document]) -> None:
+    container = one(defaults, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert environment(container)["PIPEMAX_LEASE"] == "pipemax-system/pipemax"
+    assert environment(container)["PIPEMAX_LEASE_SECONDS"] == "15"
+    identity = next(v for v in container["env"] if v["name"] == "PIPEMAX_IDENTITY")
+    assert identity["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
+    values = {"operator": {"replicas": 2}, "namespaces": ["a", "b"], "rbac": {"aggregate": False}}
+    deployment = one(render(values), "Deployment")["spec"]
+    assert deployment["replicas"] == 2
+    container = deployment["template"]["spec"]["containers"][0]
+    assert environment(container)["PIPEMAX_NAMESPACES"] == "a,b"
 
 
 def test_service_and_deployment_select_the_operators_pod_alone(defaults: list[Document]) -> None:

@@ -59,7 +59,7 @@ def test_cluster_wide() -> None:
             "namespace": account["namespace"],
         }
     ]
-    assert [*map(namespace_of, of_kind(documents, "Role"))] == ["pipemax-system"]
+    assert {*map(namespace_of, of_kind(documents, "Role"))} == {"pipemax-system"}
 
 
 def test_namespaced() -> None:
@@ -89,6 +89,16 @@ def test_sweeps_of_nodes_disks_need_these_rights_in_the_releases_own_namespace(
     assert (binding["roleRef"]["name"], namespace_of(binding)) == (name, "pipemax-system")
     without = render({**values, "nvmeSweeps": {"enabled": False}})
     assert name not in {document["metadata"]["name"] for document in without}
+
+
+@pytest.mark.parametrize("values", [{}, {"namespaces": ["a"]}])
+def test_the_lease_is_the_releases_own(values: Document) -> None:
+    role = named(render(values), "Role", "pipemax-leader-election")
+    assert namespace_of(role) == "pipemax-system"
+    create, use = role["rules"]
+    assert create["resources"] == use["resources"] == ["leases"]
+    assert (create["verbs"], "resourceNames" in create) == (["create"], False)
+    assert (use["verbs"], use["resourceNames"]) == (["get", "update"], ["pipemax"])
 
 
 def test_no_role_at_all_where_they_are_made_elsewhere() -> None:

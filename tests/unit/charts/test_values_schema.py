@@ -35,7 +35,7 @@ def schema() -> Document:
         ({"operator": {"image": {"repository": ""}}}, "/operator/image/repository"),
         ({"operator": {"imagePullPolicy": "Sometimes"}}, "/operator/imagePullPolicy"),
         ({"operator": {"logFormat": "xml"}}, "/operator/logFormat"),
-        ({"operator": {"replicas": 2}}, "'replicas'"),
+        ({"operator": {"copies": 2}}, "'copies'"),
         ({"namespaces": ["Not_A_Namespace"]}, "/namespaces/0"),
         ({"namespaces": "jobs"}, "/namespaces"),
         ({"namespaces": ["a", "a"]}, "/namespaces"),
