@@ -45,14 +45,15 @@ def is_suspect(pod: ObservedPod, now: datetime) -> bool:
 
 
 def find_lost_pods(observed: Observed, now: datetime) -> tuple[LostPod, ...]:
-    """By the nodes' own state; without the right to see nodes, by what Kubernetes did to the pods.
+    """By the nodes' own state; without the right to see nodes, by what Kubernetes did to the pods:
+    it gave them up, or marked them as not ready though nobody had asked them to end.
 
     A pod that does not end on a node that answers is no lost one: its kubelet is at it.
     """
     suspects = [pod for pod in observed.pods if is_suspect(pod, now)]
     if observed.nodes is None:
-        given_up = [(pod, pod.given_up_at) for pod in suspects]
-        return tuple(LostPod(pod, pod.unready_since or at) for pod, at in given_up if at)
+        times = ((pod, _told_by_pod(pod)) for pod in suspects)
+        return tuple(LostPod(pod, since) for pod, since in times if since)
     nodes = {node.name: node for node in observed.nodes}
     found = ((pod, nodes.get(pod.node)) for pod in suspects)
     return tuple(
@@ -66,7 +67,8 @@ def find_replaceable(
     job: InferenceJob, observed: Observed, lost: Sequence[LostPod], now: datetime
 ) -> tuple[LostPod, ...]:
     """Those whose time is over. None while the job is suspended, or while most nodes are away: then
-    it is more likely the cluster's network, and there is no room elsewhere."""
+    it is more likely the cluster's network, and there is no room elsewhere. An operator that does
+    not see the nodes leaves this judgement to Kubernetes, which gives up no pod then."""
     is_held = observed.job is None or observed.job.suspended or is_widespread(observed.nodes)
     if is_held or not job.spec.replaces_lost_workers:
         return ()
@@ -74,7 +76,8 @@ def find_replaceable(
     return tuple(
         one
         for one in lost
-        if (now - one.since).total_seconds() >= seconds
+        if (observed.nodes is not None or one.pod.given_up_at is not None)
+        and (now - one.since).total_seconds() >= seconds
         and observed.watched_seconds.get(one.pod.uid, 0.0) >= min(seconds, CONFIRMATION_SECONDS)
     )
 
@@ -105,6 +108,12 @@ def build_end(lost: LostPod, now: datetime) -> dict[str, Any]:
         "metadata": {"uid": lost.pod.uid, "resourceVersion": lost.pod.resource_version},
         "status": {**status, "conditions": [disruption]},
     }
+
+
+def _told_by_pod(pod: ObservedPod) -> datetime | None:
+    if pod.given_up_at is None and pod.is_terminating:
+        return None  # somebody wants it to end, and its kubelet may be at it
+    return pod.unready_since or pod.given_up_at
 
 
 def _lost_since(pod: ObservedPod, node: ObservedNode | None, now: datetime) -> datetime:

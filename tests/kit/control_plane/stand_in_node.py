@@ -23,6 +23,7 @@ class StandInNode:
         self.name = name
         self._gpus = gpus
         self._left = threading.Event()
+        self._is_away = False
         self._beat = threading.Thread(target=self._renew_for_ever, daemon=True)
 
     def join(self) -> None:
@@ -40,6 +41,20 @@ class StandInNode:
             "nvidia.com/gpu": str(self._gpus),
             "ephemeral-storage": "1Ti",
         }
+        status = {"capacity": amounts, "allocatable": amounts}
+        self._patch("node", self.name, None, {"status": status})
+        self.come_back()
+        self._beat.start()
+        taint = "node.kubernetes.io/not-ready-"
+        self.plane.kubectl("taint", "node", self.name, taint, check=False)
+
+    def vanish(self) -> None:
+        """It answers no more; its pods, so far as anybody knows, are as they were."""
+        self._is_away = True
+
+    def come_back(self) -> None:
+        """Its kubelet answers (again)."""
+        self._is_away = False
         condition = {
             "type": "Ready",
             "status": "True",
@@ -48,12 +63,8 @@ class StandInNode:
             "lastHeartbeatTime": _now(),
             "lastTransitionTime": _now(),
         }
-        status = {"capacity": amounts, "allocatable": amounts, "conditions": [condition]}
-        self._patch("node", self.name, None, {"status": status})
+        self._patch("node", self.name, None, {"status": {"conditions": [condition]}})
         self.renew()
-        self._beat.start()
-        taint = "node.kubernetes.io/not-ready-"
-        self.plane.kubectl("taint", "node", self.name, taint, check=False)
 
     def leave(self) -> None:
         """The node object goes."""
@@ -63,7 +74,8 @@ class StandInNode:
 
     def _renew_for_ever(self) -> None:
         while not self._left.wait(NODE_GRACE_SECONDS / 4):
-            self.renew()
+            if not self._is_away:
+                self.renew()
 
     def renew(self) -> None:
         """Renew the lease: without that the node is lost after the control plane's grace."""

@@ -86,7 +86,10 @@ def test_a_deleted_node_is_lost_since_its_pods_tell() -> None:
 
 def test_without_the_right_to_see_nodes_kubernetes_verdict_counts() -> None:
     assert find_lost_pods(seen(nodes=None), NOW) == ()
-    assert find_lost_pods(seen(replace(POD, unready_since=ago(90)), nodes=None), NOW) == ()
+    assert find_lost_pods(seen(replace(ENDING, unready_since=ago(90)), nodes=None), NOW) == ()
+    marked = seen(replace(POD, unready_since=ago(400)), nodes=None)
+    assert find_lost_pods(marked, NOW)[0].since == ago(400)
+    assert replaced(marked) == []
     given_up = replace(ENDING, given_up_at=ago(350))
     assert find_lost_pods(seen(given_up, nodes=None), NOW)[0].since == ago(350)
     assert replaced(seen(given_up, nodes=None)) == [POD.name]
