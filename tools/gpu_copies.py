@@ -30,6 +30,7 @@ from pipemax_worker.stage.kv.device import DeviceKVCache  # noqa: E402
 from pipemax_worker.stage.kv.host import HostKVCache  # noqa: E402
 
 ROUNDS = 5
+STREAMS = (0, 1, 2, 4)
 HEAD_DIM, NUM_KV_HEADS, BLOCK_TOKENS = 128, 4, 16
 LAYER_BYTES = 2 * HEAD_DIM * NUM_KV_HEADS * BLOCK_TOKENS * 2
 
@@ -54,11 +55,12 @@ class Slots:
         sources, targets = (slots[torch.randperm(len(slots), generator=generator)] for _ in "ab")
         return CopyJob(0, source, target, pack_int32(sources), pack_int32(targets))
 
-    def copier(self, source: Tier, is_batched: bool) -> CudaCopier:
+    def copier(self, source: Tier, num_streams: int) -> CudaCopier:
+        """No streams: a copy of PyTorch's for each run."""
         tiers = (self.host.rows, self.device.rows)
         chosen = tiers if source == Tier.HOST else tiers[::-1]
-        copier = CudaCopier(*chosen, self.host.chunk_slots)
-        if not is_batched:
+        copier = CudaCopier(*chosen, self.host.chunk_slots, max(1, num_streams))
+        if num_streams == 0:
             copier._batched = None
         return copier
 
@@ -79,15 +81,22 @@ def measure(work: list[Callable[[], Any]]) -> float:
     return statistics.median(seconds)
 
 
+def on_a_stream(work: Callable[[], Any]) -> None:
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        work()
+    stream.synchronize()
+
+
 def measure_slots(slot_kib: int, num_bytes: int) -> dict[str, Any]:
     slots = Slots(slot_kib, num_bytes)
     load, store = slots.job(Tier.HOST, Tier.DEVICE, 1), slots.job(Tier.DEVICE, Tier.HOST, 2)
     moved = load.num_slots * slots.slot_bytes
     row: dict[str, Any] = {"slot_bytes": slots.slot_bytes, "slots": load.num_slots}
-    for is_batched in (True, False):
-        name = "batched" if is_batched else "by run"
-        loader = slots.copier(Tier.HOST, is_batched)
-        storer = slots.copier(Tier.DEVICE, is_batched)
+    for num_streams in STREAMS:
+        name = f"batched x{num_streams}" if num_streams else "by run"
+        loader = slots.copier(Tier.HOST, num_streams)
+        storer = slots.copier(Tier.DEVICE, num_streams)
         works = {
             "load": [lambda c=loader: c.copy(load, None)],
             "store": [lambda c=storer: c.copy(store, None)],
@@ -95,8 +104,14 @@ def measure_slots(slot_kib: int, num_bytes: int) -> dict[str, Any]:
         works["both"] = works["load"] + works["store"]
         for kind, work in works.items():
             row[f"{name} {kind}"] = moved / measure(work) / 1e9
-    half = slots.host.rows[: slots.host.chunk_slots]
+    half = slots.host.rows[: min(slots.host.chunk_slots, slots.num_slots // 2)]
     plain = slots.device.rows[: len(half)]
+    both = [
+        lambda: on_a_stream(lambda: plain.copy_(half, non_blocking=True)),
+        lambda: on_a_stream(lambda: other_half.copy_(other_plain, non_blocking=True)),
+    ]
+    other_half, other_plain = slots.host.rows[-len(half) :], slots.device.rows[-len(half) :]
+    row["plain both"] = half.numel() / measure(both) / 1e9
     row["plain load"] = half.numel() / measure([lambda: plain.copy_(half, non_blocking=True)]) / 1e9
     row["plain store"] = (
         half.numel() / measure([lambda: half.copy_(plain, non_blocking=True)]) / 1e9

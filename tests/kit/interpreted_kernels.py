@@ -11,6 +11,7 @@ import torch
 from pipemax_worker.contract.messages import ScheduledRequest
 from pipemax_worker.contract.transfers import pack_int32
 from pipemax_worker.stage.batch import Batch, build_batch
+from pipemax_worker.stage.model.cuda.fused_activation import silu_and_multiply
 from pipemax_worker.stage.model.cuda.fused_append import rotate_and_append
 from pipemax_worker.stage.model.kernels import AttentionShape, QKNorm
 from pipemax_worker.stage.model.torch_kernels import TorchKernels
@@ -62,7 +63,18 @@ def check_rotate_and_append(shape: AttentionShape, has_norm: bool) -> None:
     torch.testing.assert_close(pool, expected_pool)
 
 
+def check_silu_and_multiply() -> None:
+    """Of a width that programs do not divide."""
+    gate_up = 4 * torch.randn(3, 2 * 1500, generator=torch.Generator().manual_seed(1))
+    out = torch.full((3, 1500), torch.nan)
+    silu_and_multiply(out, gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    torch.testing.assert_close(out, torch.nn.functional.silu(gate) * up)
+
+
 def main() -> None:
+    check_silu_and_multiply()
+    print("activation: as PyTorch")
     for name, shape in SHAPES.items():
         for has_norm in (False, True):
             check_rotate_and_append(shape, has_norm)

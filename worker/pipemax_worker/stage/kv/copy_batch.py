@@ -58,6 +58,17 @@ class CopyBatch:
     targets: Addresses
     sizes: Addresses
 
+    def split(self, num_parts: int) -> list[CopyBatch]:
+        """Every ``num_parts``-th copy in each part; fewer parts where there are fewer copies."""
+        return [
+            CopyBatch(
+                np.ascontiguousarray(self.sources[first::num_parts]),
+                np.ascontiguousarray(self.targets[first::num_parts]),
+                np.ascontiguousarray(self.sizes[first::num_parts]),
+            )
+            for first in range(max(1, min(num_parts, len(self.sizes))))
+        ]
+
 
 class BatchedCopies:
     """``runtime``: the CUDA runtime's library, of version ``cuda`` (major, minor)."""

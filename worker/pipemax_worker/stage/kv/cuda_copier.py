@@ -10,20 +10,32 @@ from pipemax_worker.stage.kv.copiers import CopyOutcome, max_run_slots
 from pipemax_worker.stage.kv.copy_batch import BatchedCopies, CopyBatch, load_batched_copies
 from pipemax_worker.stage.kv.runs import find_runs, split_into_runs
 
+NUM_STREAMS = 2
+"""The GPU prepares a copy of one while it carries out one of the other."""
+
 
 class CudaCopier:
-    """Between device memory and pinned host memory, on a stream of its own.
+    """Between device memory and pinned host memory, on streams of its own.
 
-    The stream waits for the mark's event, so a load starts after the forward that used its target,
-    and a store after the forward that fills its source. A job is one call where CUDA has it, else a
-    copy of PyTorch's for each run.
+    The first stream waits for the mark's event, so a load starts after the forward that used its
+    target, and a store after the forward that fills its source. A job is one call a stream where
+    CUDA has it, else a copy of PyTorch's for each run.
     """
 
-    def __init__(self, source: torch.Tensor, target: torch.Tensor, host_chunk_slots: int) -> None:
+    def __init__(
+        self,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        host_chunk_slots: int,
+        num_streams: int = NUM_STREAMS,
+    ) -> None:
         self._source, self._target = source, target
         self._host_chunk_slots = host_chunk_slots
         self._device = source.device if source.is_cuda else target.device
-        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._stream, *self._more_streams = (
+            torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            for _ in range(num_streams)
+        )
         self._batched: BatchedCopies | None = load_batched_copies()
 
     def mark(self) -> torch.cuda.Event:
@@ -46,10 +58,21 @@ class CudaCopier:
     def _issue(self, job: CopyJob) -> None:
         if self._batched is not None:
             batch = batch_of(job, self._source, self._target, self._host_chunk_slots)
-            if self._batched.issue(batch, self._stream.cuda_stream):
+            if self._issue_batch(self._batched, batch):
                 return
             self._batched = None
         self._issue_one_by_one(job)
+
+    def _issue_batch(self, batched: BatchedCopies, batch: CopyBatch) -> bool:
+        first, *others = batch.split(1 + len(self._more_streams))
+        for stream, part in zip(self._more_streams, others, strict=False):
+            stream.wait_stream(self._stream)
+            if not batched.issue(part, stream.cuda_stream):
+                return False
+        is_issued = batched.issue(first, self._stream.cuda_stream)
+        for stream in self._more_streams[: len(others)]:
+            self._stream.wait_stream(stream)
+        return is_issued
 
     def _issue_one_by_one(self, job: CopyJob) -> None:
         longest = max_run_slots(self._source.shape[1])

@@ -97,6 +97,17 @@ def test_no_copy_crosses_the_end_of_pinned_memory(
     assert batch.sizes.sum() == 12 * ROW_BYTES
 
 
+@given(st.integers(0, 9), st.integers(1, 4))
+def test_every_copy_is_in_one_part(num_copies: int, num_parts: int) -> None:
+    columns = [np.arange(num_copies, dtype=np.uint64) + np.uint64(10 * n) for n in range(3)]
+    parts = CopyBatch(*columns).split(num_parts)
+    assert 1 <= len(parts) <= num_parts
+    for whole, name in zip(columns, ("sources", "targets", "sizes"), strict=True):
+        column = np.concatenate([getattr(part, name) for part in parts])
+        assert sorted(column.tolist()) == whole.tolist()
+    assert all(len(part.sizes) for part in parts) or num_copies == 0
+
+
 def one_copy() -> CopyBatch:
     return CopyBatch(*(np.array([value], np.uint64) for value in (1, 2, 3)))
 

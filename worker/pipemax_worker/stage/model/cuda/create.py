@@ -10,7 +10,7 @@ import torch
 
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.stage.model.cuda.gemm_meter import ensure_table
-from pipemax_worker.stage.model.cuda.library import load_flashinfer, with_fused_append
+from pipemax_worker.stage.model.cuda.library import load_flashinfer, with_triton
 from pipemax_worker.stage.model.cuda.steps import CudaSteps
 from pipemax_worker.stage.model.cuda.trial import passes_trial
 from pipemax_worker.stage.model.layer import WITH_RESIDUAL
@@ -41,7 +41,7 @@ def create_cuda_steps(
     library = load_flashinfer(dtype, kv_dtype, config.head_dim)
     if library is None:
         return None
-    for candidate in (with_fused_append(library), library):
+    for candidate in (with_triton(library), library):
         steps = CudaSteps(
             config,
             candidate,

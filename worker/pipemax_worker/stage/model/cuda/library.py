@@ -60,14 +60,17 @@ def load_flashinfer(dtype: torch.dtype, kv_dtype: torch.dtype, head_dim: int) ->
         return None
 
 
-def with_fused_append(library: FlashInfer) -> FlashInfer:
-    """As it is where Triton cannot be had."""
+def with_triton(library: FlashInfer) -> FlashInfer:
+    """With our own kernels where they are faster; as it is where Triton cannot be had."""
     try:
+        from pipemax_worker.stage.model.cuda.fused_activation import silu_and_multiply
         from pipemax_worker.stage.model.cuda.fused_append import rotate_and_append
     except ImportError as error:
-        LOGGER.warning("no fused KV append (slower): %s", error)
+        LOGGER.warning("no Triton kernels, FlashInfer's are used (slower): %s", error)
         return library
-    return replace(library, rotate_and_append=rotate_and_append)
+    return replace(
+        library, rotate_and_append=rotate_and_append, silu_and_multiply=silu_and_multiply
+    )
 
 
 def kernel_specs(dtype: torch.dtype, kv_dtype: torch.dtype, head_dim: int) -> dict[str, Any]:

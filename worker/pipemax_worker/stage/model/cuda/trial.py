@@ -33,7 +33,7 @@ def passes_trial(
     dtype: torch.dtype,
     kv_dtype: torch.dtype,
 ) -> bool:
-    """Whether one layer's attention comes out right; False with one log line."""
+    """Whether one layer's attention and activation come out right; False with one log line."""
     try:
         error = _largest_error(steps, config, device, dtype, kv_dtype)
     except Exception as failure:  # no compiler for Triton's kernel, no FP8 on this GPU
@@ -69,9 +69,19 @@ def _largest_error(
     cos, sin = RotaryEmbedding(config, device, dtype)(batch.indices.positions)
     expected = _attend(TorchKernels(batch, cos, sin), qkv, qk_norm, kv, shape)
 
-    found = _attend(steps.kernels_for(batch), qkv, qk_norm, kv, shape)
+    kernels = steps.kernels_for(batch)
+    found = _attend(kernels, qkv, qk_norm, kv, shape)
+    gate_up = torch.randn(
+        batch.num_tokens, 2 * config.intermediate_size, generator=generator, device=device
+    ).to(dtype)
+    activated = TorchKernels(batch, cos, sin).silu_and_multiply(gate_up)
+    return max(_error(found, expected), _error(kernels.silu_and_multiply(gate_up), activated))
+
+
+def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
     difference = torch.linalg.vector_norm(found.float() - expected.float(), dim=1)
-    return float((difference / torch.linalg.vector_norm(expected.float(), dim=1)).max())
+    relative = difference / torch.linalg.vector_norm(expected.float(), dim=1)
+    return float(relative.nan_to_num(nan=torch.inf).max())
 
 
 def _trial_norm(
@@ -79,7 +89,8 @@ def _trial_norm(
 ) -> QKNorm | None:
     if not config.has_qk_norm:
         return None
-    weights = torch.randn(2, config.head_dim, generator=generator, device=device).to(dtype)
+    deviations = 0.1 * torch.randn(2, config.head_dim, generator=generator, device=device)
+    weights = (1.0 + deviations).to(dtype)
     return QKNorm(weights[0], weights[1], config.rms_norm_eps)
 
 

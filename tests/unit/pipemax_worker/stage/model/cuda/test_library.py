@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from kit.flashinfer_emulator import emulated_flashinfer
 from kit.models import save_model
 from kit.paged_model import CPU
 from pipemax_worker.contract.model_config import load_model_config
 from pipemax_worker.stage.model.cuda import create
-from pipemax_worker.stage.model.cuda.library import load_flashinfer
+from pipemax_worker.stage.model.cuda.library import FlashInfer, load_flashinfer
 from pipemax_worker.stage.model.rope import RotaryEmbedding
 
 CUDA = torch.device("cuda", 0)
@@ -56,3 +57,32 @@ def test_sliding_windows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
 def test_kernels_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(create, "load_flashinfer", lambda *_: None)
     assert created(save_model(tmp_path, "llama"), CUDA) is None
+
+
+@pytest.mark.parametrize(
+    ("results", "is_fused"), [([True], True), ([False, True], False), ([False, False], None)]
+)
+def test_kernels_that_fail_their_trial_are_left_out(
+    results: list[bool],
+    is_fused: bool | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Ours first, then FlashInfer's."""
+
+    def steps(config: object, library: FlashInfer, *_: object, **__: object) -> FlashInfer:
+        return library
+
+    plain = emulated_flashinfer()
+    monkeypatch.setattr(create, "load_flashinfer", lambda *_: plain)
+    monkeypatch.setattr(create, "CudaSteps", steps)
+    monkeypatch.setattr(create, "passes_trial", lambda *_: results.pop(0))
+    made = created(save_model(tmp_path, "llama"), CUDA)
+    assert results == []
+    if is_fused is None:
+        assert made is None
+        assert "cannot be trusted here" in caplog.text
+    else:
+        assert isinstance(made, FlashInfer)
+        assert (made.rotate_and_append is not None) == is_fused
