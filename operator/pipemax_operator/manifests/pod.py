@@ -108,7 +108,7 @@ def _worker(
         "terminationMessagePath": TERMINATION_LOG,
         "terminationMessagePolicy": "File",
         "readinessProbe": {
-            "httpGet": {"path": "/healthz", "port": "metrics"},
+            "httpGet": {"path": "/readyz", "port": "metrics"},
             "periodSeconds": 5,
         },
         "volumeMounts": [v.as_mount() for v in volumes] + [*settings.extra_volume_mounts],

@@ -15,6 +15,8 @@ from pipemax_worker.telemetry.http import TelemetryServer
 from pipemax_worker.telemetry.progress import ProgressSnapshot, progress_as_json
 from pipemax_worker.telemetry.work_totals import WorkTotals
 
+STARTING = "Starting"
+
 
 class Served:
     """The pages' sources. While stages load there are no metrics, and the phase is Starting."""
@@ -24,6 +26,11 @@ class Served:
         self.snapshot: Callable[[], ProgressSnapshot] = lambda: starting_snapshot(job_name)
         self.closed_ranges: Callable[[], WorkTotals] = WorkTotals
         self.preflight: tuple[Finding, ...] = ()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the pipeline is up."""
+        return self.snapshot().phase != STARTING
 
     def progress(self) -> ProgressSnapshot:
         """The snapshot, with what the ledger says of all workers where that is more."""
@@ -37,7 +44,7 @@ def starting_snapshot(job_name: str) -> ProgressSnapshot:
     """The picture of a run whose engine is not there yet."""
     return ProgressSnapshot(
         job_name=job_name,
-        phase="Starting",
+        phase=STARTING,
         num_done=0,
         num_failed=0,
         num_in_flight=0,
@@ -70,6 +77,7 @@ def serve_telemetry(
             options.port,
             lambda: served.metrics(),
             lambda: progress_as_json(served.progress(), map(_as_json, served.preflight)),
+            lambda: served.is_ready,
         )
     except OSError as error:
         raise JobFileError(

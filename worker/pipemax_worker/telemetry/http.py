@@ -1,4 +1,4 @@
-"""``/metrics``, ``/progress`` and ``/healthz`` over HTTP while a job runs."""
+"""``/metrics``, ``/progress``, ``/healthz`` and ``/readyz`` over HTTP while a job runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ CONTENT_TYPE_METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class TelemetryServer:
-    """Serves until :meth:`close`. Port 0 takes a free one; :attr:`port` says which.
+    """Serves until :meth:`close`. Port 0 takes a free one; :attr:`port` says which. ``/healthz``
+    answers as long as the process does, ``/readyz`` once ``is_ready``.
 
     Raises OSError if the port is taken: the caller decides whether that ends the run.
     """
@@ -21,18 +22,23 @@ class TelemetryServer:
         port: int,
         metrics: Callable[[], bytes],
         progress: Callable[[], bytes],
+        is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         routes: dict[str, tuple[str, Callable[[], bytes]]] = {
             "/metrics": (CONTENT_TYPE_METRICS, metrics),
             "/progress": ("application/json", progress),
             "/healthz": ("text/plain; charset=utf-8", lambda: b"ok\n"),
+            "/readyz": ("text/plain; charset=utf-8", lambda: b"ok\n"),
         }
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 content_type, body = routes.get(self.path.split("?")[0], (None, None))
                 if content_type is None or body is None:
-                    self.send_error(404, "try /metrics, /progress or /healthz")
+                    self.send_error(404, "try /metrics, /progress, /healthz or /readyz")
+                    return
+                if self.path == "/readyz" and not is_ready():
+                    self.send_error(503, "the stages load")
                     return
                 data = body()
                 self.send_response(200)

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import urllib.error
 import urllib.request
 
 import msgspec
@@ -28,11 +29,16 @@ def test_progress_says_starting_until_the_run_is_there() -> None:
         assert starting["fractionDone"] == 0
         assert get(metrics_url) == b""
         assert get(metrics_url.replace("/metrics", "/healthz")) == b"ok\n"
+        ready_url = metrics_url.replace("/metrics", "/readyz")
+        with pytest.raises(urllib.error.HTTPError, match="503") as loading:
+            get(ready_url)
+        loading.value.close()
 
         served.snapshot = lambda: msgspec.structs.replace(SNAPSHOT, phase="Running")
         served.metrics = lambda: b"pipemax_steps_total 1\n"
         assert json.loads(get(progress_url))["phase"] == "Running"
         assert get(metrics_url) == b"pipemax_steps_total 1\n"
+        assert get(ready_url) == b"ok\n"
     with pytest.raises(OSError, match="refused"):
         get(metrics_url)
 
