@@ -1,0 +1,176 @@
+"""`pipemax plan FILE --hardware 8x4090`: what the job would take there, without having it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipemax_worker.cli.arguments import add_job_file, add_mounts
+from pipemax_worker.contract.model_config import ModelConfig, load_model_config
+from pipemax_worker.engine.config import SchedulerConfig
+from pipemax_worker.engine.policies import POLICIES
+from pipemax_worker.errors import ModelNotFoundError
+from pipemax_worker.job.inference_job import InferenceJob
+from pipemax_worker.job.load import load_job
+from pipemax_worker.performance.node_profile import NodeProfile, hardware_names, load_node_profile
+from pipemax_worker.pipeline.settings import build_geometry
+from pipemax_worker.planner.plan import PlanRow, Prices, plan_policies
+from pipemax_worker.planner.plan_text import describe_plan
+from pipemax_worker.planner.simulation import SimulationSettings
+from pipemax_worker.planner.workload import (
+    NAMED_DISTRIBUTIONS,
+    Workload,
+    draw_workload,
+    read_workload_lengths,
+)
+from pipemax_worker.runner.sizing import derive_session_settings
+from pipemax_worker.runner.validation import locate_model
+
+DEFAULT_NUM_REQUESTS = 2000
+
+EXAMPLES = """\
+examples:
+  pipemax plan job.yaml --hardware 8x4090
+  pipemax plan job.yaml --hardware 8x5090 --workload longbench --job-requests 1000000
+  pipemax plan job.yaml --hardware 4xh200-24g --model-config FOLDER --workload w1.jsonl
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="predict a job's speed and cost on hardware that need not be here",
+        description="Drives the real engine over a simulated pipeline on a virtual clock: tokens "
+        "per second, time, cost and energy, what limits the run, and every policy beside ours.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_job_file(parser)
+    add_mounts(parser)
+    add = parser.add_argument
+    add(
+        "--hardware",
+        required=True,
+        metavar="NxCARD",
+        help=f"for example 8x4090; cards: {', '.join(hardware_names())}",
+    )
+    add(
+        "--model-config",
+        type=Path,
+        metavar="FOLDER",
+        help="with config.json, in place of the job's model, which may be elsewhere",
+    )
+    add(
+        "--workload",
+        default="sharegpt",
+        metavar="NAME|JSONL",
+        help=f"lengths: {', '.join(sorted(NAMED_DISTRIBUTIONS))}, or a file as `pipemax bench` "
+        "takes it (default: %(default)s)",
+    )
+    add(
+        "--requests",
+        type=_positive,
+        metavar="N",
+        help=f"how many to simulate (default: {DEFAULT_NUM_REQUESTS}, or all lines of the file)",
+    )
+    add("--job-requests", type=_positive, metavar="N", help="of the job (default: those simulated)")
+    add(
+        "--policies",
+        type=_policies,
+        default=tuple(POLICIES),
+        metavar="A,B",
+        help=f"to compare (default: {','.join(POLICIES)})",
+    )
+    add("--price-per-gpu-hour", type=float, metavar="USD", help="default: the profile's assumption")
+    add("--price-per-kwh", type=float, default=0.0, metavar="USD", help="if not in the rent")
+    add("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.set_defaults(command=plan)
+
+
+def plan(options: argparse.Namespace) -> int:
+    job = load_job(options.job_file)
+    node = load_node_profile(options.hardware)
+    settings = derive_simulation(job, _model(options, job), node)
+    price = options.price_per_gpu_hour
+    report = plan_policies(
+        settings,
+        _workload(options),
+        options.policies,
+        Prices(node.gpu.price_per_hour if price is None else price, options.price_per_kwh),
+        options.job_requests,
+        _say,
+    )
+    print()
+    for line in describe_plan(report):
+        print(line)
+    if options.json is not None:
+        options.json.write_bytes(report.as_json() + b"\n")
+    return 0
+
+
+def derive_simulation(
+    job: InferenceJob, model: ModelConfig, node: NodeProfile
+) -> SimulationSettings:
+    """The job's own settings, as they would be on ``node``. Raises JobFileError, KVTierError."""
+    engine = job.spec.engine.model_copy(update={"device": "cuda"})
+    spec = job.spec.model_copy(update={"engine": engine})
+    session = derive_session_settings(spec, model, Path(), None, node.num_gpus)
+    geometry = build_geometry(session.pipeline, [node.gpu.memory_bytes] * node.num_gpus)
+    scheduler = SchedulerConfig(
+        geometry=geometry,
+        num_micro_batches=session.num_micro_batches,
+        max_batched_tokens=session.pipeline.max_batched_tokens,
+        max_num_requests=session.pipeline.max_num_requests,
+        max_num_running=session.max_num_running,
+        run_ahead=session.run_ahead,
+        prefix_sharing=False,
+        growth_reserve_ratio=session.growth_reserve_ratio,
+    )
+    in_use = node.model_copy(update={"num_gpus": geometry.num_stages})
+    return SimulationSettings(
+        in_use, model, scheduler, session.policy, session.pipeline.dtype, spec.engine.look_ahead
+    )
+
+
+def _model(options: argparse.Namespace, job: InferenceJob) -> ModelConfig:
+    if options.model_config is not None:
+        return load_model_config(options.model_config)
+    folder, place = locate_model(job, options.job_file, dict(options.mount))
+    if folder is None:
+        raise ModelNotFoundError(
+            f"{place}: not on this machine; give a folder with its config.json by --model-config"
+        )
+    return load_model_config(folder)
+
+
+def _workload(options: argparse.Namespace) -> Workload:
+    if options.workload in NAMED_DISTRIBUTIONS:
+        return draw_workload(options.workload, options.requests or DEFAULT_NUM_REQUESTS)
+    return read_workload_lengths(Path(options.workload), options.requests)
+
+
+def _say(row: PlanRow) -> None:
+    tier = "on" if row.has_host_tier else "off"
+    rate = row.result.output_tokens_per_second
+    print(
+        f"simulated {row.policy}, {row.token_target} tokens a step, host tier {tier}: "
+        f"{rate:,.0f} output tokens/s",
+        flush=True,
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return number
+
+
+def _policies(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.split(",")))
+    unknown = [name for name in names if name not in POLICIES]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(unknown)}: unknown; choose from {', '.join(POLICIES)}"
+        )
+    return names
