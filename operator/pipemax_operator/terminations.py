@@ -17,10 +17,15 @@ _OOM_MESSAGE = (
 
 
 def find_termination(pod_status: dict[str, Any]) -> Termination | None:
-    """Of the worker's container; None while it has not ended."""
-    for container in pod_status.get("containerStatuses") or ():
-        ended = (container.get("state") or {}).get("terminated")
-        if ended:
+    """Of the worker's container, or of one before it that has failed; None while none has ended."""
+    ends = [
+        (kind, ended)
+        for kind in ("containerStatuses", "initContainerStatuses")
+        for container in pod_status.get(kind) or ()
+        if (ended := (container.get("state") or {}).get("terminated"))
+    ]
+    for kind, ended in ends:
+        if kind == "containerStatuses" or ended.get("exitCode"):
             return _parse(ended)
     return None
 

@@ -1,0 +1,199 @@
+"""Machines that cannot run a job: what its status says, and where its pods go then.
+
+On a real control plane, with nodes that do as they are told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+from kit.control_plane.control_plane import ControlPlane
+from kit.control_plane.operator_process import running_operator
+from kit.control_plane.stand_in_node import StandInNode
+from kit.inference_jobs import make_document
+from pipemax_operator import names
+from pipemax_operator.avoided_nodes import CONDITION as GPU_LOST
+from pipemax_operator.exit_codes import GPU_LOST as GPU_LOST_CODE
+from pipemax_operator.exit_codes import PREFLIGHT_FAILED
+from pipemax_operator.preflight_condition import CONDITION as PREFLIGHT
+
+pytestmark = pytest.mark.xdist_group("machine-faults")
+
+Document = dict[str, Any]
+
+SETTINGS = {"poll_seconds": 0.5, "memory_overhead_bytes": 2**30}
+LABEL = "pipemax.dev/test-nodes"
+
+
+class Scene:
+    """Jobs in a namespace, and nodes that no other test's pods get."""
+
+    def __init__(self, plane: ControlPlane, namespace: str) -> None:
+        self.plane, self.namespace = plane, namespace
+        self.key = uuid.uuid4().hex[:8]
+
+    @contextlib.contextmanager
+    def node(self, name: str) -> Iterator[StandInNode]:
+        node = StandInNode(self.plane, f"{name}-{self.key}")
+        node.join()
+        self.plane.kubectl("label", "node", node.name, f"{LABEL}={self.key}")
+        try:
+            yield node
+        finally:
+            node.leave()
+
+    def apply(self, name: str, **spec: Any) -> None:
+        """A job that asks for 4 GPUs of one of these nodes."""
+        usual = {
+            "input": {"uri": "hostPath:///data/prompts.jsonl"},
+            "output": {"uri": "hostPath:///out"},
+            "parallelism": {"stagesPerNode": 4},
+            "scheduling": {"nodeSelector": {LABEL: self.key}},
+        }
+        document = make_document(**usual | spec)
+        document["metadata"]["name"] = name
+        self.plane.kubectl("apply", "-n", self.namespace, "-f", "-", stdin=yaml.safe_dump(document))
+
+    def status(self, job: str) -> Document:
+        status: Document = self.plane.get("ij", job, "-n", self.namespace).get("status", {})
+        return status
+
+    def condition(self, job: str, kind: str, reason: str) -> Document:
+        """Once it is there."""
+
+        def find() -> Document | None:
+            said = self.status(job).get("conditions", ())
+            return next((c for c in said if (c["type"], c["reason"]) == (kind, reason)), None)
+
+        found: Document = self.eventually(job, find)
+        return found
+
+    def pods(self, job: str) -> list[Document]:
+        selector = ("-l", f"{names.JOB_LABEL}={job}")
+        found: list[Document] = self.plane.get("pods", "-n", self.namespace, *selector)["items"]
+        return found
+
+    def pending_pod(self, job: str, *without: str) -> Document:
+        """A pod other than those that a node has been found for, once there is one."""
+
+        def find() -> Document | None:
+            for pod in self.pods(job):
+                is_new = pod["metadata"]["name"] not in without
+                if is_new and pod["spec"].get("nodeName") and pod["status"]["phase"] == "Pending":
+                    return pod
+            return None
+
+        found: Document = self.eventually(job, find)
+        return found
+
+    def eventually(self, job: str, found: Callable[[], Any], timeout_seconds: float = 60.0) -> Any:
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            if answer := found():
+                return answer
+            time.sleep(0.2)
+        raise AssertionError(f"not in time: {json.dumps(self.status(job), indent=1)}")
+
+
+# What no node can take: job -> spec, and the scheduler's own words.
+STUCK: dict[str, tuple[Document, str]] = {
+    "claim-missing": (
+        {"output": {"uri": "pvc://none/out"}},
+        'persistentvolumeclaim "none" not found',
+    ),
+    "memory-too-small": ({"kvCache": {"host": "4Ti"}}, "Insufficient memory"),
+    "too-few-gpus": ({"parallelism": {"stagesPerNode": 16}}, "Insufficient nvidia.com/gpu"),
+}
+
+
+@pytest.fixture(scope="module")
+def scene(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """One operator and two nodes, and on them what will be stuck: its deadlines pass meanwhile."""
+    namespace = f"test-{uuid.uuid4().hex[:10]}"
+    control_plane.kubectl("create", "namespace", namespace)
+    environment = {"PIPEMAX_WORKER_SETTINGS": json.dumps(SETTINGS)}
+    folder = tmp_path_factory.mktemp("operator")
+    scene = Scene(control_plane, namespace)
+    with (
+        running_operator(control_plane, folder, namespace, environment),
+        scene.node("a"),
+        scene.node("b"),
+    ):
+        for job, (spec, _) in STUCK.items():
+            scene.apply(job, startDeadline="35s", **spec)
+        yield scene
+    control_plane.kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+@pytest.mark.parametrize(("job", "words"), [(job, words) for job, (_, words) in STUCK.items()])
+def test_what_no_node_can_take_is_told(scene: Scene, job: str, words: str) -> None:
+    told = scene.condition(job, "Progressing", "Unschedulable")
+    assert told["status"] == "False"
+    assert words in told["message"], "the scheduler's own words"
+
+
+LOST_WORDS = "GPU GPU-8f3c22aa-0001 (stage 3) is lost: GPU is lost. Reboot the system"
+
+
+def test_a_node_with_a_lost_gpu_is_avoided(scene: Scene) -> None:
+    scene.apply("lost-gpu")
+    pod = scene.pending_pod("lost-gpu")
+    first, ill = pod["metadata"]["name"], pod["spec"]["nodeName"]
+    assert "schedulingGates" not in pod["spec"], "nothing to avoid: let go at once"
+    assert "matchFields" not in json.dumps(pod["spec"]["affinity"])
+    node = StandInNode(scene.plane, ill)
+    node.run_pod(scene.namespace, first)
+    said = json.dumps({"reason": "GpuLost", "message": LOST_WORDS})
+    node.end_pod(scene.namespace, first, GPU_LOST_CODE, said)
+    told = scene.condition("lost-gpu", GPU_LOST, "GpuLost")
+    assert told["status"] == "True"
+    assert f"node {ill} is avoided" in told["message"]
+    assert "GPU-8f3c22aa-0001" in told["message"]
+    second = scene.pending_pod("lost-gpu", first)
+    assert second["spec"]["nodeName"] != ill
+    # The pod that told of it may go: what was learned stays.
+    for gone in (first, second["metadata"]["name"]):
+        scene.plane.kubectl("delete", "pod", gone, "-n", scene.namespace, "--force")
+    third = scene.pending_pod("lost-gpu", first, second["metadata"]["name"])
+    assert third["spec"]["nodeName"] != ill
+    assert [one["node"] for one in scene.status("lost-gpu")["avoidedNodes"]] == [ill]
+    events = scene.plane.kubectl("events", "-n", scene.namespace, "--for", "ij/lost-gpu")
+    assert "GpuLost" in events
+
+
+def test_a_failed_preflight_is_a_condition_and_no_end(scene: Scene) -> None:
+    scene.apply("small-disk")
+    pod = scene.pending_pod("small-disk")
+    first, node = pod["metadata"]["name"], StandInNode(scene.plane, pod["spec"]["nodeName"])
+    words = "nvme: /mnt has 1.0 GiB free; free the disk or lower kvCache.nvme.size"
+    said = json.dumps({"reason": "PreflightFailed", "message": words})
+    node.run_pod(scene.namespace, first)
+    node.end_pod(scene.namespace, first, PREFLIGHT_FAILED, said)
+    told = scene.condition("small-disk", PREFLIGHT, "PreflightFailed")
+    assert told["status"] == "False"
+    assert "lower kvCache.nvme.size" in told["message"]
+    progressing = scene.condition("small-disk", "Progressing", "PreflightFailed")
+    assert progressing["status"] == "False"
+    assert node.name in progressing["message"]
+    second = scene.pending_pod("small-disk", first)
+    StandInNode(scene.plane, second["spec"]["nodeName"]).run_pod(
+        scene.namespace, second["metadata"]["name"]
+    )
+    assert scene.condition("small-disk", "Progressing", "WorkersRunning")["status"] == "True"
+
+
+@pytest.mark.parametrize(("job", "words"), [(job, words) for job, (_, words) in STUCK.items()])
+def test_what_no_node_can_take_fails_at_the_start_deadline(
+    scene: Scene, job: str, words: str
+) -> None:
+    failed = scene.condition(job, "Failed", "StartDeadlineExceeded")
+    assert failed["status"] == "True"
+    assert words in failed["message"]
+    scene.eventually(job, lambda: not scene.pods(job))
