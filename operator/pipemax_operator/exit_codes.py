@@ -5,8 +5,12 @@ They are ``os.EX_*``, as ``pipemax_worker.errors`` documents them; a test holds 
 
 from __future__ import annotations
 
-# Trying again cannot help: the job file, its input or its model is wrong, or too much has failed.
-PERMANENT = (64, 65, 66, 78)
+# Trying again cannot help: the job file or its input is wrong, or too much has failed.
+PERMANENT = (64, 65, 78)
+
+# The model or the input is not there, or of no use: on this node. Others may have them, where they
+# are on nodes' own disks.
+NOT_FOUND = (66,)
 
 # Stopped on request, KV parked: whoever asked for it starts it again.
 STOPPED = 75

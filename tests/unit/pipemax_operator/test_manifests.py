@@ -104,14 +104,20 @@ def test_credentials_reach_the_worker_by_reference() -> None:
 @pytest.mark.parametrize("error", errors.PipemaxError.__subclasses__())
 def test_every_exit_code_has_a_rule(error: type[errors.PipemaxError]) -> None:
     """Permanent ones end the job, a stop does not count, the rest is tried again."""
-    known = (*exit_codes.PERMANENT, exit_codes.STOPPED, *exit_codes.NODE_FAULTS, 70)
+    final = (*exit_codes.PERMANENT, *exit_codes.NOT_FOUND)
+    known = (*final, exit_codes.STOPPED, *exit_codes.NODE_FAULTS, 70)
     assert error.exit_code in known, error
 
 
 def test_failure_rules() -> None:
     rules = build_batch_job(make_job(), OWNER, SETTINGS)["spec"]["podFailurePolicy"]["rules"]
     actions = [(rule["action"], rule.get("onExitCodes", {}).get("values")) for rule in rules]
-    assert actions == [("Ignore", None), ("Ignore", [75, 72]), ("FailJob", [64, 65, 66, 78])]
+    assert actions == [
+        ("Ignore", None),
+        ("Ignore", [72, 75]),
+        ("FailJob", [64, 65, 78]),
+        ("FailIndex", [66]),
+    ]
 
 
 def test_settings_come_from_the_chart() -> None:
