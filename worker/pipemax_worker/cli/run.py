@@ -26,7 +26,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--port",
         type=_port,
         metavar="PORT",
-        help="serve /metrics, /progress and /healthz there (0: a free port; default: not at all)",
+        help="serve /metrics, /progress, /healthz and /readyz there (0: a free port; default: not "
+        "at all)",
     )
     parser.add_argument(
         "--address", default="127.0.0.1", help="address for --port (default: %(default)s)"
