@@ -164,6 +164,31 @@ def test_suspend_and_go_on(control_plane: ControlPlane, namespace: str, node: St
 
 
 @pytest.mark.usefixtures("operator")
+def test_nodes_come_and_go_while_it_runs(
+    control_plane: ControlPlane, namespace: str, node: StandInNode
+) -> None:
+    output = {"uri": "hostPath:///nfs/reviews", "shared": True}
+    apply(control_plane, namespace, {**JOB, "spec": {**JOB["spec"], "output": output}})
+    first = scheduled_pod(control_plane, namespace)
+    node.run_pod(namespace, first)
+
+    def has_indexes(number: int) -> bool:
+        """The child Job, the job file of pods to come, and the pods."""
+        spec = control_plane.get("job", "reviews", "-n", namespace)["spec"]
+        file = control_plane.get("configmap", "reviews", "-n", namespace)["data"]["job.yaml"]
+        told = yaml.safe_load(file)["spec"].get("parallelism", {}).get("nodes", 1)
+        pods = control_plane.get("pods", "-n", namespace)["items"]
+        return {spec["completions"], spec["parallelism"], told, len(pods)} == {number}
+
+    patch = ("patch", "ij", "reviews", "-n", namespace, "--type=merge", "-p")
+    for number in (3, 1):
+        control_plane.kubectl(*patch, json.dumps({"spec": {"parallelism": {"nodes": number}}}))
+        eventually(lambda number=number: has_indexes(number))
+    node.end_pod(namespace, first, 0, json.dumps({"counts": {"completed": 616}}))
+    eventually(has_phase(control_plane, namespace, "Complete"))
+
+
+@pytest.mark.usefixtures("operator")
 def test_a_pod_that_no_node_can_take_says_so(control_plane: ControlPlane, namespace: str) -> None:
     apply(control_plane, namespace, JOB)
 
