@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,16 @@ PATIENCE_SECONDS = 120.0
 class RunningJob:
     """A run with its HTTP port; ends with the block. Its processes carry a mark of their own."""
 
-    def __init__(self, job: JobFolder, *arguments: str) -> None:
+    def __init__(
+        self,
+        job: JobFolder,
+        *arguments: str,
+        program: Sequence[str] = ("-m", "pipemax_worker.cli.main"),
+    ) -> None:
+        """``program``: what Python is told to run."""
         self.mark = uuid.uuid4().hex
         environment = {**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "pipemax_worker.cli.main", "run", str(job.job_file)]
+        command = [sys.executable, *program, "run", str(job.job_file)]
         self.process = subprocess.Popen(
             [*command, "--port", "0", *arguments],
             stderr=subprocess.PIPE,
@@ -35,6 +42,7 @@ class RunningJob:
             env=environment,
         )
         self.said: list[str] = []
+        self.printed = ""
         self._url = ""
 
     def __enter__(self) -> RunningJob:
@@ -79,8 +87,9 @@ class RunningJob:
         raise AssertionError(f"not {number} requests after {PATIENCE_SECONDS} s")
 
     def end(self) -> int:
-        """Wait for the end; the exit code. ``said`` holds all of stderr then."""
-        _, rest = self.process.communicate(timeout=PATIENCE_SECONDS)
+        """Wait for the end; the exit code. ``said`` holds all of stderr then, ``printed`` all of
+        stdout."""
+        self.printed, rest = self.process.communicate(timeout=PATIENCE_SECONDS)
         self.said.extend(rest.splitlines(keepends=True))
         return self.process.returncode
 

@@ -46,12 +46,14 @@ class RangeClaims:
         worker: str,
         clock: Clock | None = None,
         limits: ClaimLimits | None = None,
+        ended: Collection[str] = (),
     ) -> None:
+        """``ended``: workers of which the caller knows that they have."""
         self._ledger = ledger
         self._worker = worker
         self._clock = clock or MonotonicClock()
         self._limits = limits or ClaimLimits()
-        self._view = LedgerView(ledger, worker, self._clock, self._limits)
+        self._view = LedgerView(ledger, worker, self._clock, self._limits, ended)
         self._picture = self._view.picture
         self._random = self._view.random
         self._heartbeat = Heartbeat(ledger.store, worker, self._clock, self._limits.heartbeat)

@@ -9,6 +9,7 @@ claimed ranges little by little, a hundred at a time, to see which are done.
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 
 import msgspec
 
@@ -49,7 +50,15 @@ class LedgerView:
     left_ranges   index -> attempt's number: what silent workers had in hand when last heard of.
     """
 
-    def __init__(self, ledger: Ledger, worker: str, clock: Clock, limits: ClaimLimits) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        worker: str,
+        clock: Clock,
+        limits: ClaimLimits,
+        ended: Collection[str] = (),
+    ) -> None:
+        self._ended = frozenset(ended)
         self.picture = ClaimPicture(ledger.ranges)
         self.watch = SilenceWatch(limits.heartbeat.silent_seconds)
         self.left_ranges: dict[int, int] = {}
@@ -117,12 +126,15 @@ class LedgerView:
             self.picture.note_done(self._ledger.done_ranges(block))
         beats = read_beats(self._ledger.store)
         for worker, beat in list(beats.items()):
-            if beat != ENDED and is_known_dead(worker, self._worker):
+            if beat != ENDED and self._is_over(worker):
                 # This node's worker of before. Only now: who comes later is no predecessor.
                 self.left_ranges |= read_held(self._ledger.store, worker, beat)
                 mark_ended(self._ledger.store, worker, beat)
                 beats[worker] = ENDED
         self.watch.update(beats, self._clock.now())
+
+    def _is_over(self, worker: str) -> bool:
+        return worker in self._ended or is_known_dead(worker, self._worker)
 
     def _look_at_some(self) -> None:
         beats = read_beats(self._ledger.store)

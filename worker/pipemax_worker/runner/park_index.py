@@ -52,11 +52,13 @@ class ParkedEntry(msgspec.Struct, frozen=True):
 
 
 class ParkIndex(msgspec.Struct, frozen=True):
-    """``geometry`` is that of the KV files; None: no KV was kept, outputs alone."""
+    """``geometry`` is that of the KV files; None: no KV was kept, outputs alone. ``worker`` is who
+    has parked, by its name in the ledger; it has ended since."""
 
     identity: ParkIdentity
     geometry: KVGeometry | None
     entries: tuple[ParkedEntry, ...]
+    worker: str = ""
 
 
 class _ParkFile(msgspec.Struct, frozen=True):

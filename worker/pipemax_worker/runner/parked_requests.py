@@ -100,6 +100,12 @@ class ParkedRequests:
                 self._entries[key, choice] = entry
                 self._choices.setdefault(key, []).append(choice)
 
+    @property
+    def parked_by(self) -> str:
+        """The worker that has parked what is taken up here, whatever its index was; empty if there
+        is none. It wrote its last word before it ended, so nobody need wait for its silence."""
+        return "" if self._index is None else self._index.worker
+
     # --- the pipeline that adopts the KV
 
     @contextlib.contextmanager

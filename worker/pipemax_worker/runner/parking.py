@@ -67,7 +67,9 @@ class JobParking:
         clock: Clock,
         grace_seconds: float,
         say: Callable[[str], None],
+        worker: str = "",
     ) -> None:
+        self._worker = worker
         self._folder = parked.folder
         self._identity = msgspec.structs.replace(
             parked.identity, ledger_created_at=ledger.job.created_at
@@ -117,7 +119,8 @@ class JobParking:
         entries += [entry for entry in self._outputs() if _name(entry) not in names]
         entries = [e for e in entries if e.progress.output_token_ids or e.progress.nvme_slots]
         has_kv = any(entry.progress.nvme_slots for entry in entries)
-        return ParkIndex(self._identity, session.geometry if has_kv else None, tuple(entries))
+        geometry = session.geometry if has_kv else None
+        return ParkIndex(self._identity, geometry, tuple(entries), self._worker)
 
     def _copy_kv(self, until: float) -> list[ParkedEntry]:
         engine = self._pipeline.session.engine

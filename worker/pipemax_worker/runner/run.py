@@ -195,7 +195,8 @@ def _build_run(
     collector, session = Collector(ledger), pipeline.session
     look_ahead = job.spec.engine.look_ahead
     heartbeat = HeartbeatLimits.for_silence(job.spec.node_loss.take_over_after)
-    claims = RangeClaims(ledger, name_this_worker(), clock, ClaimLimits(heartbeat=heartbeat))
+    limits, worker = ClaimLimits(heartbeat=heartbeat), name_this_worker()
+    claims = RangeClaims(ledger, worker, clock, limits, ended=[parked.parked_by])
     pipeline.on_wait = claims.keep_alive
     feed = RequestFeed(
         store,
@@ -218,7 +219,7 @@ def _build_run(
     )
     grace_seconds = job.spec.grace_period_seconds
     parking = JobParking(
-        parked, ledger, pipeline, engine, collector, clock, grace_seconds, display.message
+        parked, ledger, pipeline, engine, collector, clock, grace_seconds, display.message, worker
     )
     run = JobRun(
         job.metadata.name,

@@ -24,11 +24,16 @@ class Worker:
     """A worker's claims, and the ranges that it has in hand."""
 
     def __init__(
-        self, store: ObjectStore, name: str, clock: ManualClock, num_ranges: int = 4
+        self,
+        store: ObjectStore,
+        name: str,
+        clock: ManualClock,
+        num_ranges: int = 4,
+        ended: Collection[str] = (),
     ) -> None:
         files = [InputFile("a.jsonl", 100 * num_ranges, "hash")]
         self.ledger = Ledger.open_or_create(store, files, build_fingerprint(), 100)
-        self.claims = RangeClaims(self.ledger, name, clock, LIMITS)
+        self.claims = RangeClaims(self.ledger, name, clock, LIMITS, ended)
         self.held: dict[int, Attempt] = {}
 
     def take(self) -> int | None:
@@ -212,6 +217,22 @@ def test_the_next_life_on_a_node_does_not_wait_for_the_last(
     third = Worker(store, "third", clock)
     assert third.take() is None
     assert store.exists("ledger/workers/killed.ended")
+
+
+def test_who_takes_up_what_another_one_has_parked_takes_its_ranges_first(
+    clock: ManualClock,
+) -> None:
+    """Of another node, as far as names tell: nobody else would know that it has ended."""
+    store = MemoryStore()
+    parker = Worker(store, "parker", clock, 8)
+    taken = {parker.take(), parker.take()}
+    neighbour = Worker(store, "neighbour", clock, 8)
+    held = {neighbour.take(), neighbour.take()}
+    adopter = Worker(store, "adopter", clock, 8, ended=["", "parker"])
+    assert {adopter.take(), adopter.take()} == taken
+    assert {attempt.number for attempt in adopter.held.values()} == {2}
+    assert not held & set(adopter.take_all())
+    assert store.exists("ledger/workers/parker.ended")
 
 
 def test_who_is_alone_takes_everything_at_once(clock: ManualClock) -> None:

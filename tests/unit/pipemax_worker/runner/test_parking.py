@@ -115,6 +115,7 @@ class Life:
             self.harness.clock,
             grace_seconds,
             self.said.append,
+            worker="pod-0-boot-1-2",
         )
         parking.park(StopRequest())
 
@@ -171,8 +172,10 @@ def test_a_stop_records_parks_and_ends_the_stages(folder: RunFolder, expected: T
     first.stop()
     assert folder.park_index.exists()
     assert first.parked_seconds == [57.0]
+    assert first.parked.parked_by == ""
     assert "parked" in first.said[-1]
     second = go_on(folder, first, expected)
+    assert second.parked.parked_by == "pod-0-boot-1-2", "it has ended: its ranges may be taken"
     statistics = second.harness.engine.statistics
     assert statistics.num_restored_tokens > 0
     assert statistics.num_recomputed_tokens == 0
