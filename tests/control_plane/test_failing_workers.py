@@ -140,8 +140,9 @@ def test_nobody_is_left(
 ) -> None:
     for pod in pods:
         node.end_pod(namespace, pod, 70, BUG)
-    status = says(control_plane, namespace, "held by nobody")
-    assert status["phase"] == "Failed"
+    eventually(lambda: status_of(control_plane, namespace)["phase"] == "Failed")
+    status = status_of(control_plane, namespace)
     assert condition(status, "Failed")["reason"] == "InternalError"
+    assert "held by nobody" in condition(status, "Failed")["message"]
     assert condition(status, "Complete")["status"] == "False"
     assert status["shards"]["failed"] == 2
