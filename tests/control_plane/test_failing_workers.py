@@ -98,6 +98,7 @@ def says(plane: ControlPlane, namespace: str, words: str) -> Document:
 @pytest.mark.parametrize(
     ("exit_code", "last_words", "reason"),
     [(70, BUG, "InternalError"), (66, LACKING, "ModelNotFound")],
+    ids=["a bug", "no model"],
 )
 def test_the_others_finish_the_job(
     control_plane: ControlPlane,
