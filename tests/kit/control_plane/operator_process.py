@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,8 @@ START_TIMEOUT_SECONDS = 30.0
 
 
 class OperatorProcess:
-    """``kopf run`` against a control plane. ``log`` is its output."""
+    """``kopf run`` against a control plane. ``log`` is its output; ``pages``: where it serves its
+    metrics, for who has told it a port."""
 
     def __init__(
         self,
@@ -32,7 +34,8 @@ class OperatorProcess:
         port: int = 0,
     ) -> None:
         self.log = folder / "operator.log"
-        self.port = port or _free_port()
+        self.port = port or free_port()
+        self.pages = ""
         self._scope = ["--namespace", namespace] if namespace else ["--all-namespaces"]
         self._environment = {
             **os.environ,
@@ -72,6 +75,9 @@ class OperatorProcess:
             time.sleep(0.1)
         raise AssertionError(f"the operator does not answer:\n{self.log.read_text('utf-8')}")
 
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """SIGKILL, as a node's crash or the out-of-memory killer does."""
         self._end(signal.SIGKILL)
@@ -107,9 +113,7 @@ def running_operator(
         operator.stop()
 
 
-def _free_port() -> int:
-    import socket
-
+def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
