@@ -52,6 +52,7 @@ class FakeApiServer:
             if path in self.objects:
                 raise ConflictError(f"{path} exists")
             return self.put(path, body)
+        path = path.removesuffix("/status")
         self._check_version(path, body)
         merged = body if method == "PUT" else {**self.objects.get(path, {}), **body}
         known = self.objects.get(path, {}).get("metadata", {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from pipemax_operator.api_server import NotLeadingError
 from pipemax_operator.requeue import Key, Requeue
 
 KEY = ("team-a", "reviews")
@@ -76,3 +77,70 @@ def test_a_failure_is_tried_again_and_harms_no_other_key() -> None:
     assert seen.count(KEY) == 2
     assert seen.count(("team-b", "other")) == 1
     assert requeue.idle_seconds() < 5
+
+
+def test_keys_that_come_by_the_clock_are_paced_and_named_ones_are_not() -> None:
+    seen: list[Key] = []
+
+    async def work(key: Key) -> float | None:
+        seen.append(key)
+        return 0.0 if key[0] == "polled" else None
+
+    async def scene() -> None:
+        for number in range(5):
+            requeue.now(("polled", str(number)))
+        task = asyncio.create_task(requeue.run())
+        await asyncio.sleep(0.3)
+        for number in range(30):
+            requeue.now(("named", str(number)))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    requeue = Requeue(work, time.monotonic, max_scheduled_per_second=4)
+    asyncio.run(scene())
+    polled = [key for key in seen if key[0] == "polled"]
+    # Five that were named, four on credit, and four a second after that.
+    assert 9 <= len(polled) <= 9 + 4
+    assert len(seen) - len(polled) == 30
+    assert len(requeue) == 5
+
+
+def test_what_is_cancelled_at_work_waits_for_the_next_run() -> None:
+    begun: list[Key] = []
+
+    async def work(key: Key) -> float | None:
+        begun.append(key)
+        if len(begun) == 1:
+            await asyncio.sleep(60)
+        return None
+
+    async def scene() -> None:
+        requeue.now(KEY)
+        await run_for(requeue, 0.1)
+        assert requeue.idle_seconds() == 0  # it need not turn now
+        requeue.now(("team-b", "other"))
+        await run_for(requeue, 0.1)
+
+    requeue = Requeue(work, time.monotonic)
+    asyncio.run(scene())
+    assert sorted(begun) == [KEY, KEY, ("team-b", "other")]
+
+
+def test_who_does_not_lead_keeps_the_key_and_blames_nobody() -> None:
+    calls = 0
+
+    async def work(_: Key) -> float | None:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise NotLeadingError("another leads")
+        return None
+
+    async def scene() -> None:
+        requeue.now(KEY)
+        await run_for(requeue, 0.3)
+
+    requeue = Requeue(work, time.monotonic)
+    asyncio.run(scene())
+    assert calls == 3
