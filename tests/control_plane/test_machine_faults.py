@@ -21,7 +21,7 @@ from kit.inference_jobs import make_document
 from pipemax_operator import names
 from pipemax_operator.avoided_nodes import CONDITION as GPU_LOST
 from pipemax_operator.exit_codes import GPU_LOST as GPU_LOST_CODE
-from pipemax_operator.exit_codes import PREFLIGHT_FAILED
+from pipemax_operator.exit_codes import PREFLIGHT_FAILED, STOPPED
 from pipemax_operator.preflight_condition import CONDITION as PREFLIGHT
 
 pytestmark = pytest.mark.xdist_group("machine-faults")
@@ -159,10 +159,16 @@ def test_a_node_with_a_lost_gpu_is_avoided(scene: Scene) -> None:
     second = scene.pending_pod("lost-gpu", first)
     assert second["spec"]["nodeName"] != ill
     # The pod that told of it may go: what was learned stays.
-    for gone in (first, second["metadata"]["name"]):
-        scene.plane.kubectl("delete", "pod", gone, "-n", scene.namespace, "--force")
+    scene.plane.kubectl("delete", "pod", first, "-n", scene.namespace)
+    well = StandInNode(scene.plane, second["spec"]["nodeName"])
+    well.run_pod(scene.namespace, second["metadata"]["name"])
+    well.end_pod(scene.namespace, second["metadata"]["name"], STOPPED)
     third = scene.pending_pod("lost-gpu", first, second["metadata"]["name"])
     assert third["spec"]["nodeName"] != ill
+    fields = third["spec"]["affinity"]["nodeAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]["nodeSelectorTerms"]
+    assert all(term["matchFields"][0]["values"] == [ill] for term in fields)
     assert [one["node"] for one in scene.status("lost-gpu")["avoidedNodes"]] == [ill]
     events = scene.plane.kubectl("events", "-n", scene.namespace, "--for", "ij/lost-gpu")
     assert "GpuLost" in events
