@@ -73,7 +73,8 @@ def test_an_evicted_pods_kv_is_adopted_by_another_index(job: RealNodeJob, nodes:
     """The first is evicted where nothing else may start, so that it waits; when the second is, the
     first gets its node, and goes on with what the second has parked there."""
     node, closed = nodes["a"], nodes["b"]
-    job.apply(job.document(node.nvme, stages=2, nodes=2, engine=SLOW))
+    loss = {"takeOverAfter": "10s"}
+    job.apply(job.document(node.nvme, stages=2, nodes=2, engine=SLOW, nodeLoss=loss))
     eventually(job, runs_with_records(job, 2))
     first, second = by_node(eventually(job, lambda: running_pods(job, 2)), closed, node)
     job.plane.kubectl("cordon", closed.name)
