@@ -28,10 +28,18 @@ _WIDESPREAD_SHARE = 0.55
 
 @dataclass(frozen=True)
 class LostPod:
-    """A worker on a node that does not answer. ``since``: when the cluster noticed."""
+    """A worker on a node that does not answer. ``since``: when the cluster noticed; None for a node
+    whose object is gone: the pod garbage collector ends that one."""
 
     pod: ObservedPod
-    since: datetime
+    since: datetime | None
+
+    @property
+    def reason(self) -> str:
+        """What became of the node."""
+        if self.since is None:
+            return f"node {self.pod.node} was deleted"
+        return f"node {self.pod.node} has not answered since {format_time(self.since)}"
 
 
 def is_suspect(pod: ObservedPod, now: datetime) -> bool:
@@ -57,7 +65,7 @@ def find_lost_pods(observed: Observed, now: datetime) -> tuple[LostPod, ...]:
     nodes = {node.name: node for node in observed.nodes}
     found = ((pod, nodes.get(pod.node)) for pod in suspects)
     return tuple(
-        LostPod(pod, _lost_since(pod, node, now))
+        LostPod(pod, (node.since or pod.since or now) if node else None)
         for pod, node in found
         if node is None or not node.is_ready
     )
@@ -77,6 +85,7 @@ def find_replaceable(
         one
         for one in lost
         if (observed.nodes is not None or one.pod.given_up_at is not None)
+        and one.since is not None
         and (now - one.since).total_seconds() >= seconds
         and observed.watched_seconds.get(one.pod.uid, 0.0) >= min(seconds, CONFIRMATION_SECONDS)
     )
@@ -95,15 +104,14 @@ def build_end(lost: LostPod, now: datetime) -> dict[str, Any]:
     """The status that says for a lost kubelet that its pod has ended, as the pod garbage collector
     does for nodes that are deleted: only then the Job controller makes another pod, and by
     DisruptionTarget it counts no failure. The resource version: not if anybody else has spoken."""
-    message = f"node {lost.pod.node} has not answered since {format_time(lost.since)}"
     disruption = {
         "type": "DisruptionTarget",
         "status": "True",
         "reason": "NodeLost",
-        "message": message,
+        "message": lost.reason,
         "lastTransitionTime": format_time(now),
     }
-    status = {"phase": "Failed", "reason": "NodeLost", "message": message}
+    status = {"phase": "Failed", "reason": "NodeLost", "message": lost.reason}
     return {
         "metadata": {"uid": lost.pod.uid, "resourceVersion": lost.pod.resource_version},
         "status": {**status, "conditions": [disruption]},
@@ -114,10 +122,3 @@ def _told_by_pod(pod: ObservedPod) -> datetime | None:
     if pod.given_up_at is None and pod.is_terminating:
         return None  # somebody wants it to end, and its kubelet may be at it
     return pod.unready_since or pod.given_up_at
-
-
-def _lost_since(pod: ObservedPod, node: ObservedNode | None, now: datetime) -> datetime:
-    """The node's own word; of one whose object is gone, the pod's."""
-    if node is not None and node.since is not None:
-        return node.since
-    return pod.unready_since or pod.given_up_at or now

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipemax_worker.job import InferenceJob
 
-from pipemax_operator.conditions import Condition, format_time
+from pipemax_operator.conditions import Condition
 from pipemax_operator.node_loss import LostPod, is_widespread
 from pipemax_operator.observed import Observed
 
@@ -46,11 +46,7 @@ def derive_condition(
 
 def describe(lost: Sequence[LostPod]) -> str:
     """The pods, their nodes and the time, the first ones by name."""
-    texts = [
-        f"pod {one.pod.name} is lost: its node {one.pod.node} has not answered since "
-        f"{format_time(one.since)}"
-        for one in lost[:_MAX_SHOWN]
-    ]
+    texts = [f"pod {one.pod.name} is lost: {one.reason}" for one in lost[:_MAX_SHOWN]]
     if len(lost) > _MAX_SHOWN:
         texts.append(f"and {len(lost) - _MAX_SHOWN} more")
     return ", ".join(texts)

@@ -77,11 +77,11 @@ def test_the_node_tells_whether_a_pod_is_lost_and_since_when() -> None:
     assert find_lost_pods(seen(healthy), NOW) == ()
 
 
-def test_a_deleted_node_is_lost_since_its_pods_tell() -> None:
-    gone = nodes()[1:]
-    marked = replace(ENDING, unready_since=ago(90), given_up_at=ago(50))
-    assert find_lost_pods(seen(marked, nodes=gone), NOW)[0].since == ago(90)
-    assert find_lost_pods(seen(nodes=gone), NOW)[0].since == NOW
+def test_a_deleted_node_is_the_garbage_collectors() -> None:
+    gone = seen(nodes=nodes()[1:])
+    (lost,) = find_lost_pods(gone, NOW)
+    assert lost.reason == "node node-1 was deleted"
+    assert replaced(gone) == []
 
 
 def test_without_the_right_to_see_nodes_kubernetes_verdict_counts() -> None:

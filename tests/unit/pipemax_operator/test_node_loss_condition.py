@@ -60,7 +60,7 @@ def test_a_lost_node_and_what_will_become_of_its_work(
     found = said(lost(), **more)
     assert found is not None
     assert (found.status, found.reason) == (True, reason)
-    assert f"pod reviews-0-abc is lost: its node node-0 has not answered since {TIME}" in (
+    assert f"pod reviews-0-abc is lost: node node-0 has not answered since {TIME}" in (
         found.message
     )
     assert words in found.message
