@@ -4,12 +4,13 @@
 set -eu
 environment=$1
 packages=$(echo "$environment"/lib/python3*/site-packages)
-version=$("$environment/bin/python" -c 'import torch; print(torch.version.cuda)')
+version=$("$environment/bin/python" -c \
+  'from importlib.metadata import version; print(version("cuda-toolkit"))')
 toolkit=$(mktemp -d)
 trap 'rm -rf "$toolkit"' EXIT
 
-"$environment/bin/python" -m pip install --quiet --no-cache-dir --no-deps --target "$toolkit" \
-  "nvidia-cuda-nvcc==$version.*" "nvidia-cuda-crt==$version.*" "nvidia-nvvm==$version.*"
+"$environment/bin/python" -m pip install --quiet --no-cache-dir --target "$toolkit" \
+  "cuda-toolkit[nvcc,cccl,curand]==$version"
 CUDA_HOME=$(echo "$toolkit"/nvidia/cu*)
 chmod +x "$CUDA_HOME"/bin/* "$CUDA_HOME"/nvvm/bin/*
 # What torch brought along: headers and the runtime library, under the names that a linker looks for.
