@@ -3,32 +3,23 @@ two real nodes, and all that a user types is typed here."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kit.chart import CHART
+from kit.control_plane.chart_install import Shell, chart_values, own_address, watching
 from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.minimal_example import MinimalExample
 from kit.control_plane.real_node import RealNode, real_nodes
-from kit.control_plane.real_node_image import IMAGE
-from kit.control_plane.real_node_job import (
-    WORKER_USER,
-    Document,
-    RealNodeJob,
-    read_metrics,
-    worker_settings,
-)
+from kit.control_plane.real_node_job import WORKER_USER, Document, RealNodeJob
 from kit.control_plane.real_node_needs import ALLOW_STANDIN, NodesImpossibleError
+from kit.control_plane.running_job import eventually as wait
+from kit.control_plane.running_job import running_pods
+from kit.control_plane.scraping import Scraped, read_page
 
 pytestmark = pytest.mark.xdist_group("real-nodes")
 
@@ -37,7 +28,6 @@ Nodes = Mapping[str, RealNode]
 NUM_FILES, LINES_PER_FILE = 12, 6
 NUM_REQUESTS = NUM_FILES * LINES_PER_FILE
 SUMMARY = f"{NUM_REQUESTS}/{NUM_REQUESTS}"
-PYTHON = str(Path(sys.prefix) / "bin" / "python")
 OPERATOR_METRICS_PORT = 9401
 SYSTEM = ("-n", "pipemax-system")
 OPERATOR = "system:serviceaccount:pipemax-system:pipemax"
@@ -67,86 +57,12 @@ def nodes(plane: ControlPlane) -> Iterator[Nodes]:
         pytest.skip(str(problem))
 
 
-def own_address() -> str:
-    """This machine's address on the way out; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
-
-
-def chart_values(plane: ControlPlane) -> Document:
-    """Operator and workers from this machine's checkout, by values that every user has."""
-    settings = json.loads(worker_settings()["PIPEMAX_WORKER_SETTINGS"])
-    repository, _, tag = IMAGE.removeprefix("docker.io/").partition(":")
-    image = {"registry": "docker.io", "repository": repository, "tag": tag}
-    address, _, port = plane.server.removeprefix("https://").rpartition(":")
-    common: Document = {
-        "image": image,
-        "imagePullPolicy": "Never",
-        "extraVolumes": settings["extra_volumes"],
-        "extraVolumeMounts": settings["extra_volume_mounts"],
-    }
-    return {
-        "apiServer": {"address": address, "port": int(port)},
-        "operator": {**common, "command": [PYTHON, "-m", "kopf"], "python": [PYTHON]},
-        "worker": {
-            **common,
-            "command": settings["command"],
-            "env": settings["environment"],
-            "sharedMemory": "1Gi",
-            "memoryOverhead": "4Gi",
-            "gpusForCpuJobs": 8,
-            "pollSeconds": 2,
-        },
-    }
-
-
-class Shell:
-    """What a user types and sees, command by command: shown by ``pytest -rP``."""
-
-    def __init__(self, plane: ControlPlane, short: Mapping[str, str]) -> None:
-        self._plane = plane
-        self._short = dict(short)
-
-    def kubectl(self, *arguments: str) -> str:
-        return self._show("kubectl", arguments, self._plane.kubectl(*arguments))
-
-    def helm(self, *arguments: str) -> str:
-        return self._show("helm", arguments, self._plane.helm(*arguments))
-
-    def _show(self, program: str, arguments: tuple[str, ...], said: str) -> str:
-        text = f"$ {' '.join((program, *arguments))}\n{said}"
-        for long, short in self._short.items():
-            text = text.replace(long, short)
-        print(text)
-        return said
-
-
-@contextlib.contextmanager
-def watching(plane: ControlPlane, path: Path) -> Iterator[Callable[[], list[str]]]:
-    """``kubectl get inferencejobs -w`` as long as the block runs: its lines so far."""
-    with path.open("w+") as seen:
-        watch = subprocess.Popen(
-            [str(plane.kubectl_path), "get", "inferencejobs", "-n", "jobs", "-w"],
-            env=os.environ | {"KUBECONFIG": str(plane.kubeconfig)},
-            stdin=subprocess.DEVNULL,
-            stdout=seen,
-        )
-        try:
-            yield lambda: path.read_text().splitlines()
-        finally:
-            watch.kill()
-            watch.wait()
-
-
 def eventually(job: RealNodeJob, found: Callable[[], Any], timeout_seconds: float = 240.0) -> Any:
-    """The first true answer. AssertionError with all that Kubernetes knows if there is none."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.5)
-    raise AssertionError(f"not in time:\n{job.describe()}\n{operator_log(job.plane)}")
+    """The first true answer. AssertionError with all that is known of job and operator."""
+    try:
+        return wait(job, found, timeout_seconds)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{operator_log(job.plane)}") from error
 
 
 def test_from_helm_install_to_records(plane: ControlPlane, nodes: Nodes, tmp_path: Path) -> None:
@@ -208,11 +124,6 @@ def operator_pod(plane: ControlPlane) -> Document:
     return next(pod for pod in pods if "kopf" in str(pod["spec"]["containers"][0]["command"]))
 
 
-def running_pods(job: RealNodeJob, count: int) -> list[Document]:
-    pods = [pod for pod in job.pods() if pod["status"]["phase"] == "Running"]
-    return pods if len(pods) == count else []
-
-
 def check_pods(pods: list[Document], nodes: Nodes) -> None:
     """One pod a node, all eight GPUs each, and nobody is root."""
     assert {pod["spec"]["nodeName"] for pod in pods} == {node.name for node in nodes.values()}
@@ -220,30 +131,6 @@ def check_pods(pods: list[Document], nodes: Nodes) -> None:
         assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
         assert pod["spec"]["securityContext"]["runAsUser"] == WORKER_USER
         assert pod["spec"]["automountServiceAccountToken"] is False
-
-
-class Scraped:
-    """The last samples of each worker and of the operator, and what was seen on the way."""
-
-    def __init__(self) -> None:
-        self.workers: dict[str, dict[str, float]] = {}
-        self.operator: dict[str, float] = {}
-        self.token_counts: set[float] = set()
-        self.ratios: set[float] = set()
-        self.phases: set[str] = set()
-
-    def add(self, pods: list[Document], operator: dict[str, float]) -> None:
-        for pod in pods:
-            if samples := read_metrics(pod):
-                self.workers[pod["metadata"]["name"]] = samples
-                generated = samples.get('pipemax_tokens_total{kind="generated"}')
-                self.token_counts |= {generated} if generated else set()
-        self.operator = operator or self.operator
-        for name, value in operator.items():
-            if name.startswith("pipemax_jobs{") and value:
-                self.phases.add(name.partition('phase="')[2].partition('"')[0])
-            if name.startswith("pipemax_job_progress_ratio{"):
-                self.ratios.add(value)
 
 
 def scrape_to_the_end(job: RealNodeJob, pods: list[Document]) -> Scraped:
@@ -257,13 +144,6 @@ def scrape_to_the_end(job: RealNodeJob, pods: list[Document]) -> Scraped:
     eventually(job, has_ended)
     scraped.add([], read_page(operator, OPERATOR_METRICS_PORT))
     return scraped
-
-
-def read_page(address: str, port: int) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=5) as page:
-        lines = page.read().decode().splitlines()
-    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
 
 
 def check_scraped(scraped: Scraped) -> None:

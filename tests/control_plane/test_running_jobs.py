@@ -116,40 +116,44 @@ def is_new(pod: Document, *others: Document) -> bool:
     return pod["metadata"]["uid"] not in {one["metadata"]["uid"] for one in others}
 
 
-def test_a_deadline_ends_the_job_and_keeps_what_is_done(job: RealNodeJob, nodes: Nodes) -> None:
-    node = nodes["a"]
-    job.apply(job.document(node.nvme, stages=2, scheduling=pin_to(node), engine=SLOW))
-    eventually(job, runs_with_records(job, 2))
+def test_a_deadline_and_a_deletion_keep_what_is_done(job: RealNodeJob, nodes: Nodes) -> None:
+    """Two jobs, one on each node: one runs out of time, the other is deleted while it runs."""
+    late, deleted = job, second_job(job)
+    for one, node in ((late, nodes["a"]), (deleted, nodes["b"])):
+        one.apply(one.document(node.nvme, stages=2, scheduling=pin_to(node), engine=SLOW))
+    for one in (late, deleted):
+        eventually(one, runs_with_records(one, 2))
     with job.watching_exit_codes() as exit_codes:
-        job.patch({"deadline": "1s"})
-        failed = eventually(job, reaches(job, "Failed"))
-        job.note("Failed")
-        eventually(job, lambda: not job.pods())
+        late.patch({"deadline": "1s"})
+        job.plane.kubectl("delete", "ij", deleted.name, "-n", job.namespace)
+        failed = eventually(late, reaches(late, "Failed"))
+        eventually(job, lambda: not job.pods(), 40)
         eventually(job, lambda: exit_codes() == {STOPPED})
     job.note("pods gone")
     assert condition(failed, "Failed")["reason"] == "DeadlineExceeded"
     assert condition(failed, "Complete")["status"] == "False"
-    row = job.row().split()
-    assert row[1] == "Failed"
+    row = late.row().split()
+    assert row[:2] == [late.name, "Failed"]
     assert 0 < int(row[2].rstrip("%")) < 100
-    check_part_of_the_records(job)
+    assert not remains(deleted)
+    for one in (late, deleted):
+        check_part_of_the_records(one)
 
 
-def test_a_deleted_job_leaves_its_records_alone(job: RealNodeJob, nodes: Nodes) -> None:
-    node = nodes["a"]
-    job.apply(job.document(node.nvme, stages=2, scheduling=pin_to(node), engine=SLOW))
-    eventually(job, runs_with_records(job, 2))
-    with job.watching_exit_codes() as exit_codes:
-        job.plane.kubectl("delete", "ij", job.name, "-n", job.namespace)
-        job.note("deleted")
-        eventually(job, lambda: not job.pods(), 40)
-        eventually(job, lambda: exit_codes() == {STOPPED})
-    job.note("pods gone")
-    kinds = "jobs,pods,inferencejobs,services,secrets,persistentvolumeclaims"
-    eventually(job, lambda: not job.plane.get(kinds, "-n", job.namespace)["items"])
-    maps = job.plane.get("configmaps", "-n", job.namespace)["items"]
-    assert [one["metadata"]["name"] for one in maps] == ["kube-root-ca.crt"]
-    check_part_of_the_records(job)
+def second_job(job: RealNodeJob) -> RealNodeJob:
+    """Another one in the same namespace, with folders of its own."""
+    host = job.folder / "second"
+    host.mkdir()
+    return RealNodeJob(
+        job.plane, job.namespace, host, NUM_FILES, LINES_PER_FILE, name=f"{job.name}-2"
+    )
+
+
+def remains(job: RealNodeJob) -> list[str]:
+    """Everything in the cluster that names this job."""
+    kinds = "inferencejobs,jobs,pods,configmaps,services,secrets,persistentvolumeclaims"
+    found = job.plane.get(kinds, "-n", job.namespace)["items"]
+    return [one["metadata"]["name"] for one in found if job.name in one["metadata"]["name"]]
 
 
 def check_part_of_the_records(job: RealNodeJob) -> None:

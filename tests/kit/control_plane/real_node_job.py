@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,9 @@ class RealNodeJob:
         host: Path,
         num_files: int,
         lines_per_file: int,
+        name: str = "quickstart",
     ) -> None:
-        self.plane, self.namespace, self.name = plane, namespace, "quickstart"
+        self.plane, self.namespace, self.name = plane, namespace, name
         self.folder = host / f"jobs-{namespace}"
         self.input = self.folder / "input"
         self.output = self.folder / "output"
@@ -84,6 +86,7 @@ class RealNodeJob:
             "gracePeriodSeconds": 20,
         }
         document["spec"] |= spec
+        document["metadata"]["name"] = self.name
         return document
 
     def apply(self, document: Document) -> None:
@@ -139,6 +142,12 @@ class RealNodeJob:
     def num_records(self) -> int:
         files = list((self.output / "results").glob("*.jsonl"))
         return sum(path.read_bytes().count(b"\n") for path in files)
+
+    def writers(self) -> Counter[str]:
+        """How many records each pod has written so far."""
+        files = sorted((self.output / "results").glob("*.jsonl"))
+        records = [json.loads(line) for path in files for line in path.read_bytes().splitlines()]
+        return Counter(record["pipemax"]["worker"].rsplit("-", 3)[0] for record in records)
 
     def check_answers(self) -> None:
         """Every request has one record, and 99 % of the answers are right."""
