@@ -70,8 +70,8 @@ def describe_hold(child: ObservedJob, workload: ObservedWorkload | None) -> tupl
     queue = f"LocalQueue {child.queue_name}" if child.queue_name else "the queue"
     if workload is None:
         return "Queued", (
-            f"Kueue has not seen this job for {queue} yet: if that lasts, look whether it is "
-            "installed and manages this namespace"
+            f"Kueue has made no Workload for {queue} yet: if that lasts, look whether Kueue is "
+            "installed and manages this namespace, and whether the job's priority class exists"
         )
     pending = workload.condition("QuotaReserved", "False")
     said = [pending.message] if pending and pending.message else []

@@ -22,6 +22,7 @@ import yaml
 from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.files import write_kubeconfig
 from kit.control_plane.kueue_release import find_kueue
+from kit.control_plane.parent_bound import start_bound
 
 NAMESPACE = "kueue-system"
 _SERVICE_ACCOUNT = "kueue-controller-manager"
@@ -56,18 +57,8 @@ class Kueue:
         configuration = self.folder / "configuration.yaml"
         configuration.write_text(yaml.safe_dump(self._configuration()), encoding="utf-8")
         with open(self.folder / "kueue.log", "ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    str(self._release.manager),
-                    f"--config={configuration}",
-                    f"--kubeconfig={kubeconfig}",
-                    "--zap-log-level=2",
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            flags = (f"--config={configuration}", f"--kubeconfig={kubeconfig}", "--zap-log-level=2")
+            self._process = start_bound([str(self._release.manager), *flags], log)
         try:
             self._wait_until_ready()
         except BaseException:
