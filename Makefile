@@ -88,6 +88,10 @@ control-plane: $(VENV)/.dev ## Build etcd, Kubernetes and Kueue for the tests, o
 	@cd tests && ../$(BIN)/python -m kit.control_plane.clients
 	@cd tests && ../$(BIN)/python -m kit.control_plane.kueue_release
 
+.PHONY: operator-scale
+operator-scale: control-plane ## 1,000 InferenceJobs on 1,000 stand-in nodes: what the operator takes
+	@$(BIN)/python tools/operator_scale.py --jobs 1000
+
 .PHONY: chart
 chart: $(VENV)/.dev ## Write the chart's CRD and manifests/install.yaml anew
 	@$(BIN)/python tools/generate_chart.py

@@ -11,6 +11,7 @@ from kubernetes.aio import client, config
 Document = dict[str, Any]
 
 REQUEST_TIMEOUT_SECONDS = 30.0
+WRITE_TIMEOUT_SECONDS = 10.0
 _READS = frozenset({"GET"})
 
 CountCall = Callable[[str, str, int], None]
@@ -31,7 +32,7 @@ class NotLeadingError(Exception):
 
 def no_fence() -> float:
     """For an operator that is alone by arrangement."""
-    return REQUEST_TIMEOUT_SECONDS
+    return WRITE_TIMEOUT_SECONDS
 
 
 class ApiServer:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import aiohttp
 
 from pipemax_operator.api_server import (
-    REQUEST_TIMEOUT_SECONDS,
+    WRITE_TIMEOUT_SECONDS,
     ApiServer,
     ConflictError,
     ForbiddenError,
@@ -69,7 +69,7 @@ class Standalone:
     is_leading = True
 
     def fence(self) -> float:
-        return REQUEST_TIMEOUT_SECONDS
+        return WRITE_TIMEOUT_SECONDS
 
     async def run(self) -> None:
         await asyncio.Event().wait()
@@ -122,7 +122,8 @@ class LeaseLeadership:
         left = self._left_seconds()
         if not self.is_leading or left <= 0:
             raise NotLeadingError(f"{self._identity} does not hold the lease {self._name}")
-        return left + self._timing.duration_seconds - self._timing.renew_deadline_seconds
+        margin = self._timing.duration_seconds - self._timing.renew_deadline_seconds
+        return min(WRITE_TIMEOUT_SECONDS, left + margin)
 
     async def run(self) -> None:
         """Take the lease when it is free, renew it, notice its loss. Only cancellation ends it."""
@@ -181,7 +182,7 @@ class LeaseLeadership:
         return await self._call("PUT", f"{self._folder}/{self._name}", body)
 
     async def _call(self, method: str, path: str, body: Document | None = None) -> Document | None:
-        seconds = max(0.5, min(self._timing.renew_deadline_seconds / 2, REQUEST_TIMEOUT_SECONDS))
+        seconds = max(0.5, min(self._timing.renew_deadline_seconds / 2, WRITE_TIMEOUT_SECONDS))
         missing_is_fine = method == "GET"
         return await self._api.call(
             method, path, body, missing_is_fine=missing_is_fine, timeout_seconds=seconds
@@ -191,6 +192,7 @@ class LeaseLeadership:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec = before.get("spec") or {}
         changes_hands = spec.get("holderIdentity") != holder
+        is_new = int(bool(before and holder and changes_hands))
         metadata = {"name": self._name, "namespace": self._namespace}
         if before:
             metadata["resourceVersion"] = before["metadata"]["resourceVersion"]
@@ -201,9 +203,9 @@ class LeaseLeadership:
             "spec": {
                 "holderIdentity": holder,
                 "leaseDurationSeconds": max(1, round(self._timing.duration_seconds)),
-                "acquireTime": now if changes_hands else spec.get("acquireTime", now),
+                "acquireTime": now if changes_hands and holder else spec.get("acquireTime", now),
                 "renewTime": now,
-                "leaseTransitions": (spec.get("leaseTransitions") or 0) + int(changes_hands),
+                "leaseTransitions": (spec.get("leaseTransitions") or 0) + is_new,
             },
         }
 

@@ -170,15 +170,25 @@ def test_a_right_that_lacks_is_named_in_the_log_until_it_is_given(
         with operator_of_the_chart(plane, tmp_path) as operator:
             apply(plane, "jobs-a")
 
-            def line() -> str | None:
-                lines = operator.log.read_text(encoding="utf-8").splitlines()
-                return next((one for one in lines if "jobs-a/reviews: tried again" in one), None)
-
-            said = eventually(line)
             account = f'User "system:serviceaccount:{SYSTEM}:pipemax"'
-            assert f'{account} cannot {verb} resource "{resource}"' in said
+            said = f'{account} cannot {verb} resource "{resource}"'
+            begun = "jobs-a/reviews: tried again" if verb == "patch" else "a right lacks"
+
+            def line() -> bool:
+                lines = operator.log.read_text(encoding="utf-8").splitlines()
+                return any(begun in one and said in one for one in lines)
+
+            eventually(line)
+            if verb == "patch":  # the job itself is known: it is told why it stands still
+                status = plane.get("ij", "reviews", "-n", "jobs-a")["status"]
+                refused = next(c for c in status["conditions"] if c["type"] == "Progressing")
+                assert (refused["status"], refused["reason"]) == ("False", "Forbidden")
+                assert said in refused["message"]
+                told = plane.kubectl("events", "-n", "jobs-a", "--for", "inferencejob/reviews")
+                assert "Forbidden" in told
             plane.helm("upgrade", "pipemax", str(CHART), "-n", SYSTEM, *QUICK, "--force-conflicts")
             run_to_the_end(plane, "jobs-a", node)
+            assert operator.is_alive()
 
 
 def test_an_operator_of_one_namespace_leaves_the_others_alone(

@@ -5,6 +5,7 @@ For what needs no container: placement, statuses, thousands of nodes. Real nodes
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from datetime import UTC, datetime
@@ -75,7 +76,8 @@ class StandInNode:
     def _renew_for_ever(self) -> None:
         while not self._left.wait(NODE_GRACE_SECONDS / 4):
             if not self._is_away:
-                self.renew()
+                with contextlib.suppress(AssertionError):  # the API server may be away too
+                    self.renew()
 
     def renew(self) -> None:
         """Renew the lease: without that the node is lost after the control plane's grace."""
