@@ -6,11 +6,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pipemax_worker.errors import GpuLostError, PreflightError
+from pipemax_worker.errors import GpuLostError, KVTierError, PreflightError
 from pipemax_worker.job.inference_job import InferenceJob
 from pipemax_worker.pipeline.gpus import count_gpus, gpu_memory_bytes, gpu_uuids
 from pipemax_worker.pipeline.partition import partition_layers
-from pipemax_worker.pipeline.settings import CPU_DEVICE_KV_BYTES, PipelineSettings, weight_bytes
+from pipemax_worker.pipeline.settings import (
+    CPU_DEVICE_KV_BYTES,
+    PipelineSettings,
+    build_geometry,
+    weight_bytes,
+)
 from pipemax_worker.preflight.checks import derive_findings
 from pipemax_worker.preflight.disk import PROBE_BYTES, measure_nvme
 from pipemax_worker.preflight.facts import GpuFacts, MachineFacts, Needs
@@ -19,6 +24,8 @@ from pipemax_worker.preflight.gpu_checks import GPU_LOST_CHECK
 from pipemax_worker.preflight.io_uring import find_io_uring_fault
 from pipemax_worker.preflight.memory import measure_memory
 from pipemax_worker.preflight.nvidia_smi import GpuReading, read_gpus
+
+Findings = tuple[Finding, ...]
 
 EXPECTED_GPUS_VARIABLE = "PIPEMAX_EXPECTED_GPUS"
 """GPUs that the cluster has given to this pod. A job that leaves the device open must not compute
@@ -96,15 +103,33 @@ def join_gpu_facts(
     return tuple(facts)
 
 
+def check_gpu_room(settings: PipelineSettings, total_bytes: Sequence[int]) -> tuple[Finding, ...]:
+    """Whether weights, buffers and at least one block fit onto each stage's GPU."""
+    if settings.device != "cuda" or len(total_bytes) < settings.num_stages:
+        return ()
+    try:
+        build_geometry(settings, total_bytes)
+    except KVTierError as error:
+        message, _, remedy = str(error).rpartition("; ")
+        return (Finding("gpu-memory", Severity.FATAL, message, remedy),)
+    return ()
+
+
+def find_all(needs: Needs, settings: PipelineSettings, nvme_folder: Path | None) -> Findings:
+    """Measure this machine and hold it against the needs."""
+    facts = measure_machine(needs, nvme_folder)
+    totals = [gpu.total_bytes for gpu in facts.gpus]
+    return (*derive_findings(needs, facts), *check_gpu_room(settings, totals))
+
+
 def run_preflight(
     job: InferenceJob,
     settings: PipelineSettings,
     nvme_folder: Path | None,
     say: Callable[[str], None],
-) -> tuple[Finding, ...]:
+) -> Findings:
     """All findings; ``say`` gets the warnings. Raises what :func:`judge` returns."""
-    needs = derive_needs(job, settings)
-    findings = derive_findings(needs, measure_machine(needs, nvme_folder))
+    findings = find_all(derive_needs(job, settings), settings, nvme_folder)
     for finding in select(findings, Severity.WARNING):
         say(f"preflight: {finding.describe()}")
     if (error := judge(findings)) is not None:

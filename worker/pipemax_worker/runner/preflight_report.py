@@ -13,15 +13,14 @@ from pipemax_worker.job.inference_job import InferenceJob
 from pipemax_worker.job.load import load_job
 from pipemax_worker.job.resolve import resolve_nvme
 from pipemax_worker.pipeline.gpus import count_gpus
-from pipemax_worker.preflight.checks import derive_findings
 from pipemax_worker.preflight.findings import Finding
 from pipemax_worker.runner.nvme_folder import derive_job_key, nvme_run_folder
 from pipemax_worker.runner.places import resolve_output
 from pipemax_worker.runner.preflight import (
     check_expected_gpus,
     derive_needs,
+    find_all,
     judge,
-    measure_machine,
 )
 from pipemax_worker.runner.sizing import derive_session_settings
 from pipemax_worker.runner.support import refuse_unsupported_fields
@@ -64,8 +63,7 @@ def _find(
         path = None if run_folder is None else run_folder.path
         config = load_model_config(model_folder)
         settings = derive_session_settings(spec, config, model_folder, path, count_gpus())
-        needs = derive_needs(job, settings.pipeline)
-        return derive_findings(needs, measure_machine(needs, path))
+        return find_all(derive_needs(job, settings.pipeline), settings.pipeline, path)
 
 
 def _describe(findings: Sequence[Finding]) -> tuple[str, ...]:

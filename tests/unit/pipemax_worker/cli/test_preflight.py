@@ -6,7 +6,7 @@ import pytest
 from kit.jobs import JobFolder
 from pipemax_worker.cli.main import main
 from pipemax_worker.preflight.facts import MachineFacts, MemoryFacts
-from pipemax_worker.runner import preflight_report
+from pipemax_worker.runner import preflight, preflight_report
 
 
 def test_this_machine_can_run_it(job: JobFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,7 +25,7 @@ def test_it_cannot(
     job: JobFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     facts = MachineFacts(memory=MemoryFacts(limit=1 << 20))
-    monkeypatch.setattr(preflight_report, "measure_machine", lambda *_: facts)
+    monkeypatch.setattr(preflight, "measure_machine", lambda *_: facts)
     assert main(["preflight", str(job.write())]) == 71
     assert "  fatal     memory: KV tiers take" in capsys.readouterr().out
 

@@ -21,6 +21,7 @@ from pipemax_worker.runner import run as run_module
 from pipemax_worker.runner.options import RunOptions
 from pipemax_worker.runner.preflight import (
     check_expected_gpus,
+    check_gpu_room,
     derive_needs,
     join_gpu_facts,
     judge,
@@ -63,6 +64,18 @@ def test_gpus_keep_theirs(job: JobFolder) -> None:
     needs = needs_of(job, {"engine": {}}, num_gpus=2)
     assert (needs.device, needs.num_stages) == ("cuda", 2)
     assert (needs.host_device_kv_bytes, needs.host_weight_bytes) == (0, 0)
+
+
+def test_a_model_that_does_not_fit_onto_the_gpus(job: JobFolder) -> None:
+    loaded = load_job(job.write({"engine": {}}))
+    config = load_model_config(job.model_folder)
+    made = derive_session_settings(loaded.spec, config, job.model_folder, None, 2)
+    (finding,) = check_gpu_room(made.pipeline, [1 << 30, 1 << 30])
+    assert (finding.check, finding.severity) == ("gpu-memory", Severity.FATAL)
+    assert "leave no room for KV in 0.9 GiB of its GPU" in finding.message
+    assert "use more stages" in finding.remedy
+    assert check_gpu_room(made.pipeline, [24 << 30, 24 << 30]) == ()
+    assert check_gpu_room(made.pipeline, [24 << 30]) == (), "another finding says that one is gone"
 
 
 def test_a_cpu_needs_no_word_about_gpus(job: JobFolder) -> None:

@@ -8,7 +8,13 @@ from collections.abc import Iterator
 import pytest
 from kit.fake_run import FakeEngine
 from kit.progress import GEOMETRY
-from pipemax_worker.errors import KVTierError, PipemaxError, StageDiedError, StoppedError
+from pipemax_worker.errors import (
+    GpuLostError,
+    KVTierError,
+    PipemaxError,
+    StageDiedError,
+    StoppedError,
+)
 from pipemax_worker.runner.restart import RestartablePipeline
 from pipemax_worker.runner.session import Session
 
@@ -48,6 +54,16 @@ def test_it_is_closed_and_opened_again() -> None:
         assert pipeline.is_open
         assert (pipeline.num_restarts, pipelines.num_opened) == (2, 3)
     assert pipelines.num_open == 0
+
+
+def test_a_start_that_dies_of_a_lost_gpu_is_not_tried_again() -> None:
+    pipelines = Pipelines()
+    pipelines.failures = [StageDiedError("one")]
+    pipeline = RestartablePipeline(pipelines.open, pipelines.said.append)
+    pipeline.explain = lambda error, _=None: GpuLostError(f"GPU-a is lost ({error})")
+    with pytest.raises(GpuLostError, match=r"GPU-a is lost \(one\)"):
+        pipeline.__enter__()
+    assert (pipelines.num_opened, pipelines.said) == (0, [])
 
 
 def test_a_start_may_die_once() -> None:
