@@ -13,7 +13,7 @@ from collections import deque
 import msgspec
 
 from pipemax_worker.performance.batch_shape import BatchShape
-from pipemax_worker.performance.step_cost import StepCost
+from pipemax_worker.performance.step_cost import StepCost, all_stage_seconds
 
 _MIN_AVERAGE_WEIGHT = 0.05
 _MAX_LOG_STEP = math.log(4.0)
@@ -54,6 +54,7 @@ class CorrectedEstimator:
         self._bucket_factors: list[dict[int, RunningFactor]] = [{} for _ in self._stage_factors]
         self._error = RunningFactor()
         self._last_errors: deque[float] = deque(maxlen=_NUM_REMEMBERED_ERRORS)
+        self._look = _Look(None, [], 0, 0.0, 0)
 
     @property
     def error_ratio(self) -> float:
@@ -67,38 +68,62 @@ class CorrectedEstimator:
         return EstimatorAccuracy(num_close / len(errors) if errors else 1.0, max(errors, default=0))
 
     def predict(self, shape: BatchShape) -> float:
-        return max(self.predict_stage(shape, stage) for stage in range(len(self._stage_factors)))
+        look = self._look_at(shape)
+        share, low_factors, high_factors = look.share, *self._factors(look.low)
+        return max(
+            prior * math.exp((1 - share) * low + share * high)
+            for prior, low, high in zip(look.priors, low_factors, high_factors, strict=True)
+        )
 
     def predict_stage(self, shape: BatchShape, stage: int) -> float:
         """Seconds that ``stage`` takes for ``shape``."""
-        prior = self._prior.stage_seconds(shape, stage)
-        return prior * math.exp(self._log_factor(shape, stage))
+        look = self._look_at(shape)
+        low, high = self._bucket_log(stage, look.low), self._bucket_log(stage, look.low + 1)
+        return look.priors[stage] * math.exp((1 - look.share) * low + look.share * high)
 
     def observe(self, shape: BatchShape, stage: int, seconds: float) -> None:
         """Take a measured step. Steps without tokens or without a duration teach nothing."""
         if shape.num_tokens <= 0 or seconds <= 0.0:
             return
-        prior = self._prior.stage_seconds(shape, stage)
-        predicted = prior * math.exp(self._log_factor(shape, stage))
-        error = abs(predicted - seconds) / seconds
+        look = self._look_at(shape)
+        error = abs(self.predict_stage(shape, stage) - seconds) / seconds
         self._error.observe(error)
         self._last_errors.append(error)
-        log_ratio = math.log(seconds / prior)
+        log_ratio = math.log(seconds / look.priors[stage])
         self._stage_factors[stage].observe(log_ratio)
         buckets = self._bucket_factors[stage]
-        buckets.setdefault(round(_bucket(shape)), RunningFactor()).observe(log_ratio)
+        if look.nearest not in buckets:
+            buckets[look.nearest] = RunningFactor()
+        buckets[look.nearest].observe(log_ratio)
 
-    def _log_factor(self, shape: BatchShape, stage: int) -> float:
-        """Interpolated between the two nearest buckets; an unseen bucket has the stage's factor."""
-        position = _bucket(shape)
-        low = math.floor(position)
-        share = position - low
-        return (1 - share) * self._bucket_log(stage, low) + share * self._bucket_log(stage, low + 1)
+    def _factors(self, low: int) -> tuple[list[float], list[float]]:
+        """Of all stages, of buckets ``low`` and ``low + 1``."""
+        stages = range(len(self._stage_factors))
+        return (
+            [self._bucket_log(stage, low) for stage in stages],
+            [self._bucket_log(stage, low + 1) for stage in stages],
+        )
 
     def _bucket_log(self, stage: int, bucket: int) -> float:
+        """An unseen bucket has the stage's factor."""
         factor = self._bucket_factors[stage].get(bucket)
         return (factor or self._stage_factors[stage]).log_factor
 
+    def _look_at(self, shape: BatchShape) -> _Look:
+        """All stages report the same shape one after the other: it is worked out once."""
+        if shape is not self._look.shape:
+            position = _BUCKETS_PER_OCTAVE * math.log2(max(1, shape.num_tokens))
+            low = math.floor(position)
+            priors = all_stage_seconds(self._prior, shape)
+            self._look = _Look(shape, priors, low, position - low, round(position))
+        return self._look
 
-def _bucket(shape: BatchShape) -> float:
-    return _BUCKETS_PER_OCTAVE * math.log2(max(1, shape.num_tokens))
+
+class _Look(msgspec.Struct):
+    """A shape between two buckets of tokens: ``low`` and the next one, ``share`` of the way."""
+
+    shape: BatchShape | None
+    priors: list[float]
+    low: int
+    share: float
+    nearest: int

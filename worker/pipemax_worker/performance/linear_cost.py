@@ -14,7 +14,7 @@ import numpy as np
 
 from pipemax_worker.errors import InvariantError
 from pipemax_worker.performance.batch_shape import BatchShape
-from pipemax_worker.performance.step_cost import StepCost
+from pipemax_worker.performance.step_cost import StepCost, first_alike
 
 _NUM_COEFFICIENTS = 3
 
@@ -32,6 +32,7 @@ class LinearCost:
 
     def __init__(self, stages: Sequence[LinearCoefficients]) -> None:
         self.stages = tuple(stages)
+        self.alike = first_alike(self.stages)
 
     @property
     def num_stages(self) -> int:

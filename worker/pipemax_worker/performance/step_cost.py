@@ -44,10 +44,16 @@ class StageCost(msgspec.Struct, frozen=True):
 
 
 class StepCost(Protocol):
-    """A prior: pure."""
+    """A prior: pure.
+
+    alike   for each stage the first one that costs the same: what is known of one is known of all.
+    """
 
     @property
     def num_stages(self) -> int: ...
+
+    @property
+    def alike(self) -> tuple[int, ...]: ...
 
     def stage_seconds(self, shape: BatchShape, stage: int) -> float:
         """Seconds that ``stage`` computes for ``shape``."""
@@ -61,6 +67,7 @@ class RooflineCost:
     def __init__(self, profile: HardwareProfile, stages: Sequence[StageCost]) -> None:
         self.profile = profile
         self.stages = tuple(stages)
+        self.alike = first_alike(self.stages)
 
     @property
     def num_stages(self) -> int:
@@ -101,6 +108,19 @@ def attention_seconds(profile: HardwareProfile, cost: StageCost, shape: BatchSha
 
 def fixed_seconds(profile: HardwareProfile, cost: StageCost) -> float:
     return profile.step_overhead_seconds + cost.num_layers * profile.layer_overhead_seconds
+
+
+def first_alike(stages: Sequence[object]) -> tuple[int, ...]:
+    """For each stage the first one that equals it."""
+    return tuple(list(stages).index(stage) for stage in stages)
+
+
+def all_stage_seconds(cost: StepCost, shape: BatchShape) -> list[float]:
+    """``stage_seconds`` of every stage, computed once for those that are alike."""
+    seconds: list[float] = []
+    for stage, first in enumerate(cost.alike):
+        seconds.append(seconds[first] if first < stage else cost.stage_seconds(shape, stage))
+    return seconds
 
 
 def padded_tokens(num_tokens: int, tile_tokens: int) -> int:

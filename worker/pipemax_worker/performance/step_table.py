@@ -13,6 +13,7 @@ from pipemax_worker.performance.hardware import HardwareProfile
 from pipemax_worker.performance.step_cost import (
     StageCost,
     attention_seconds,
+    first_alike,
     fixed_seconds,
     padded_tokens,
 )
@@ -60,6 +61,7 @@ class TableCost:
         self.profile = profile
         self.table = table
         self.stages = tuple(stages)
+        self.alike = first_alike(self.stages)
 
     @property
     def num_stages(self) -> int:

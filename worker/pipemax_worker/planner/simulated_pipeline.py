@@ -28,7 +28,7 @@ from pipemax_worker.contract.messages import (
 )
 from pipemax_worker.contract.transfers import CopyResult
 from pipemax_worker.performance.batch_shape import BatchShape, count_prompt_pairs
-from pipemax_worker.performance.step_cost import StepCost
+from pipemax_worker.performance.step_cost import StepCost, all_stage_seconds
 from pipemax_worker.planner.simulated_links import LinkSpeeds
 from pipemax_worker.planner.simulated_stage import SimulatedStage, StageTurn
 from pipemax_worker.planner.virtual_clock import VirtualClock
@@ -115,8 +115,9 @@ class SimulatedPipeline:
         hop_seconds = self._hop.seconds(shape.num_tokens)
         arrival = self._feedback(message)
         turns = []
-        for index, stage in enumerate(self.stages):
-            turn = stage.run(now, arrival, self._cost.stage_seconds(shape, index))
+        seconds = all_stage_seconds(self._cost, shape)
+        for stage, compute_seconds in zip(self.stages, seconds, strict=True):
+            turn = stage.run(now, arrival, compute_seconds)
             turns.append(turn)
             arrival = turn.end + hop_seconds
         return turns

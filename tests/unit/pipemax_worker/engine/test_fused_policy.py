@@ -1,5 +1,7 @@
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from pipemax_worker.engine.policies import POLICIES, build_policy
 from pipemax_worker.engine.policies.fused import FusedPolicy
@@ -107,9 +109,28 @@ def test_who_must_be_loaded_first_is_admitted_without_a_chunk() -> None:
     assert composition.chunks == ((2, 4),)
 
 
-def test_a_micro_batch_slower_than_the_mean_admits_nobody() -> None:
-    assert compose(waiting=(waiting(1, 4),), micro_batch_seconds=(0.02, 0.01)).admit == ()
-    assert compose(waiting=(waiting(1, 4),), micro_batch_seconds=(0.01, 0.02)).admit == (1,)
+def test_where_room_is_scarce_a_micro_batch_slower_than_the_mean_admits_nobody() -> None:
+    scarce = {"waiting": (waiting(1, 4),), "num_unreserved_blocks": 7}  # 8 would fill both steps
+    assert compose(micro_batch_seconds=(0.02, 0.01), **scarce).admit == ()
+    assert compose(micro_batch_seconds=(0.01, 0.02), **scarce).admit == (1,)
+    assert compose(micro_batch_seconds=(0.02, 0.01), waiting=(waiting(1, 4),)).admit == (1,)
+
+
+def test_admission_stops_where_the_forecast_peak_does_not_fit() -> None:
+    def forecast(requests: Sequence[tuple[int, int]]) -> int:
+        return 300 + sum(tokens + expected for tokens, expected in requests)
+
+    queue = tuple(msgspec.structs.replace(waiting(n, 4), num_expected_tokens=26) for n in range(9))
+    composition = compose(waiting=queue, forecast=forecast, num_live_blocks=100)
+    assert composition.admit == (0, 1, 2)  # 30 tokens each, room for 400
+
+
+def test_one_request_runs_whatever_the_forecast_says_of_it() -> None:
+    queue = (waiting(1, 4), waiting(2, 4))
+    composition = compose(
+        waiting=queue, forecast=lambda requests: 1000 * len(requests), num_live_blocks=10
+    )
+    assert composition.admit == (1,)
 
 
 def test_a_short_job_is_spread_evenly() -> None:

@@ -85,16 +85,32 @@ def _fits_at_its_peak(view: SchedulerView, candidates: list[tuple[int, int]]) ->
 
 
 def _num_admissible(view: SchedulerView) -> int:
-    """How many may join this micro-batch: none if its step is longer than the mean already, and no
-    more than its even share of all that is left, or a short job would fill one micro-batch only."""
+    """How many may join this micro-batch: no more than its even share of all that is left, or a
+    short job would fill one micro-batch only. Where room is scarce, none if its step is longer than
+    the mean already: whom to give the room to is what balances then. Where there is room for all,
+    filling every step to the target does."""
     seconds = view.micro_batch_seconds
     if not seconds:
         return 0
     mean_seconds = sum(seconds) / len(seconds)
-    if seconds[view.micro_batch_id] > mean_seconds * (1 + _BALANCE_TOLERANCE):
+    is_long = seconds[view.micro_batch_id] > mean_seconds * (1 + _BALANCE_TOLERANCE)
+    if is_long and not _has_room_for_all(view):
         return 0
     even_share = -(-view.num_unfinished // len(seconds))
     return max(0, even_share - view.micro_batch_sizes[view.micro_batch_id])
+
+
+def _has_room_for_all(view: SchedulerView) -> bool:
+    """Whether every micro-batch could fill its step with new prompts and their outputs."""
+    first = view.waiting[0]
+    num_prompt_tokens = max(1, first.num_computed_tokens + first.num_remaining_tokens)
+    num_each = -(-view.token_target // num_prompt_tokens)
+    needed = [(num_prompt_tokens, first.num_expected_tokens)]
+    needed *= num_each * len(view.micro_batch_seconds)
+    num_blocks = len(needed) * first.num_blocks
+    if num_blocks > view.num_unreserved_blocks:
+        return False
+    return view.forecast(needed) <= view.num_live_blocks * view.block_tokens
 
 
 def choose_prefetch(view: SchedulerView, budget_bytes: int) -> tuple[tuple[int, int], ...]:
