@@ -13,6 +13,7 @@ from pipemax_worker.contract.transfers import pack_int32
 from pipemax_worker.stage.batch import Batch, build_batch
 from pipemax_worker.stage.model.cuda.fused_activation import silu_and_multiply
 from pipemax_worker.stage.model.cuda.fused_append import rotate_and_append
+from pipemax_worker.stage.model.cuda.word_copy import copy_words
 from pipemax_worker.stage.model.kernels import AttentionShape, QKNorm
 from pipemax_worker.stage.model.torch_kernels import TorchKernels
 
@@ -72,7 +73,18 @@ def check_silu_and_multiply() -> None:
     torch.testing.assert_close(out, torch.nn.functional.silu(gate) * up)
 
 
+def check_copy_words() -> None:
+    """So many words and no more."""
+    source = torch.arange(5000, dtype=torch.int32)
+    target = torch.full((5000,), -1, dtype=torch.int32)
+    copy_words(target, source, 2500)
+    assert torch.equal(target[:2500], source[:2500])
+    assert (target[2500:] == -1).all()
+
+
 def main() -> None:
+    check_copy_words()
+    print("words: as PyTorch")
     check_silu_and_multiply()
     print("activation: as PyTorch")
     for name, shape in SHAPES.items():

@@ -160,6 +160,7 @@ class StageRunner:
         batch = build_batch(step.scheduled, self._block_tokens, self._device)
         if isinstance(self._model, PreparingModel):
             self._model.prepare(batch, self._kv)
+        timer.copies_wanted()
         self._wait_for_copies(step.scheduled)
         timer.copies_landed()
         if self._tokens is None:
@@ -183,9 +184,9 @@ class StageRunner:
         return self._last_timer
 
     def _wait_for_copies(self, scheduled: Sequence[ScheduledRequest]) -> None:
-        self._mover.wait(self._loads_in_flight)
-        self._loads_in_flight.clear()
         self._mover.wait_for_readers(_written_slots(scheduled, self._block_tokens))
+        self._mover.wait_before_launch(self._loads_in_flight)
+        self._loads_in_flight.clear()
 
     def _collect_tokens(
         self, step: StageInput, batch: Batch, tokens: FeedbackReceiver

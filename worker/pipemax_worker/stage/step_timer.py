@@ -19,8 +19,12 @@ class StepTimes(NamedTuple):
 class StepTimer(Protocol):
     """Told of a micro-batch's points in their order."""
 
+    def copies_wanted(self) -> None:
+        """The step goes no further without its copies."""
+        ...
+
     def copies_landed(self) -> None:
-        """The host has waited for copies."""
+        """The host has waited for copies, or has told the device to."""
         ...
 
     def inputs_known(self) -> None:
@@ -48,7 +52,10 @@ class HostTimer:
     """On a CPU a launched step is a computed one."""
 
     def __init__(self) -> None:
-        self._marks = [time.perf_counter()]
+        self._marks: list[float] = []
+
+    def copies_wanted(self) -> None:
+        self._mark()
 
     def copies_landed(self) -> None:
         self._mark()
@@ -81,17 +88,21 @@ class DeviceTimer:
     def __init__(self, device: torch.device, previous: DeviceTimer | None) -> None:
         self._stream = torch.cuda.current_stream(device)
         self._previous_end: torch.cuda.Event | None = None if previous is None else previous._end
+        self._wanted, self._landed = _timing_event(), _timing_event()
         self._begin = _timing_event()
         self._received = _timing_event()
         self._end: torch.cuda.Event = _timing_event()
-        self._start = time.perf_counter()
-        self._stall_seconds = self._token_wait_seconds = 0.0
+        self._landed_at = self._token_wait_seconds = 0.0
+
+    def copies_wanted(self) -> None:
+        self._wanted.record(self._stream)
 
     def copies_landed(self) -> None:
-        self._stall_seconds = time.perf_counter() - self._start
+        self._landed.record(self._stream)
+        self._landed_at = time.perf_counter()
 
     def inputs_known(self) -> None:
-        self._token_wait_seconds = time.perf_counter() - self._start - self._stall_seconds
+        self._token_wait_seconds = time.perf_counter() - self._landed_at
         self._begin.record(self._stream)
 
     def received(self) -> None:
@@ -110,7 +121,8 @@ class DeviceTimer:
         if self._previous_end is not None:
             idle_seconds = max(0.0, _seconds(self._previous_end, self._begin))
             self._previous_end = None  # a chain of timers would keep every event
-        stall_seconds = min(self._stall_seconds, idle_seconds)
+        # Between the two events the device waits for copies, or for a host that waits for them.
+        stall_seconds = min(_seconds(self._wanted, self._landed), idle_seconds)
         token_wait_seconds = min(self._token_wait_seconds, idle_seconds - stall_seconds)
         return StepTimes(
             compute_seconds=_seconds(self._received, self._end),

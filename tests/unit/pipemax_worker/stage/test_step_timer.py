@@ -9,6 +9,7 @@ def test_each_wait_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([10.0, 11.0, 13.0, 17.0])
     monkeypatch.setattr(step_timer.time, "perf_counter", lambda: next(times))
     timer = HostTimer()
+    timer.copies_wanted()
     timer.copies_landed()
     timer.inputs_known()
     timer.received()

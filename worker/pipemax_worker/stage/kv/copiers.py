@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -36,6 +36,24 @@ class Copier(Protocol):
 
     def copy(self, job: CopyJob, mark: torch.cuda.Event | None) -> CopyOutcome:
         """Carry out ``job`` and return when its bytes have landed."""
+        ...
+
+
+class IssuedCopy(NamedTuple):
+    """On its way; ``end`` is recorded behind it on the device."""
+
+    start: torch.cuda.Event
+    end: torch.cuda.Event
+
+
+@runtime_checkable
+class IssuingCopier(Copier, Protocol):
+    """One whose copies the device carries out by itself once they are issued."""
+
+    def issue(self, job: CopyJob, mark: torch.cuda.Event | None) -> IssuedCopy: ...
+
+    def finish(self, issued: IssuedCopy) -> CopyOutcome:
+        """Return when its bytes have landed."""
         ...
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pipemax_worker.contract.transfers import CopyJob
-from pipemax_worker.stage.kv.copiers import CopyOutcome, max_run_slots
+from pipemax_worker.stage.kv.copiers import CopyOutcome, IssuedCopy, max_run_slots
 from pipemax_worker.stage.kv.copy_batch import BatchedCopies, CopyBatch, load_batched_copies
 from pipemax_worker.stage.kv.runs import find_runs, split_into_runs
 
@@ -44,6 +44,9 @@ class CudaCopier:
         return event
 
     def copy(self, job: CopyJob, mark: torch.cuda.Event | None) -> CopyOutcome:
+        return self.finish(self.issue(job, mark))
+
+    def issue(self, job: CopyJob, mark: torch.cuda.Event | None) -> IssuedCopy:
         start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._stream):
@@ -52,8 +55,11 @@ class CudaCopier:
             start.record(self._stream)
             self._issue(job)
             end.record(self._stream)
-        end.synchronize()
-        return CopyOutcome(start.elapsed_time(end) / 1e3)
+        return IssuedCopy(start, end)
+
+    def finish(self, issued: IssuedCopy) -> CopyOutcome:
+        issued.end.synchronize()
+        return CopyOutcome(issued.start.elapsed_time(issued.end) / 1e3)
 
     def _issue(self, job: CopyJob) -> None:
         if self._batched is not None:

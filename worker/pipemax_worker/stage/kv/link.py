@@ -11,7 +11,7 @@ import torch
 
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.transfers import CopyJob, unpack_int32
-from pipemax_worker.stage.kv.copiers import Copier, CopyOutcome
+from pipemax_worker.stage.kv.copiers import Copier, CopyOutcome, IssuingCopier
 
 
 @dataclass(eq=False)
@@ -20,12 +20,16 @@ class OrderedCopy:
 
     mark     what the device had been told to compute when the job was submitted.
     after    earlier copies of *other* links that touch the same slots (its own link is FIFO).
+    issued   set when ``end`` is, an event that the device records when the copy is done; or, with
+             no ``end``, when it has landed.
     """
 
     job: CopyJob
     mark: torch.cuda.Event | None
     after: tuple[OrderedCopy, ...] = ()
     landed: threading.Event = field(default_factory=threading.Event)
+    issued: threading.Event = field(default_factory=threading.Event)
+    end: torch.cuda.Event | None = None
 
     def __post_init__(self) -> None:
         self.reads = frozenset(unpack_int32(self.job.source_slots))
@@ -80,7 +84,16 @@ class CopyLink:
             for earlier in copy.after:
                 earlier.landed.wait()
             try:
-                outcome: CopyOutcome | BaseException = self._copier.copy(copy.job, copy.mark)
+                outcome: CopyOutcome | BaseException = self._carry_out(copy)
             except BaseException as error:  # reported on the thread that computes
                 outcome = error
             self._on_landed(copy, outcome)
+            copy.issued.set()
+
+    def _carry_out(self, copy: OrderedCopy) -> CopyOutcome:
+        if not isinstance(self._copier, IssuingCopier):
+            return self._copier.copy(copy.job, copy.mark)
+        issued = self._copier.issue(copy.job, copy.mark)
+        copy.end = issued.end
+        copy.issued.set()
+        return self._copier.finish(issued)

@@ -18,6 +18,8 @@ import os
 import threading
 from collections.abc import Iterable
 
+import torch
+
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.transfers import CopyJob, CopyResult
 from pipemax_worker.errors import InvariantError
@@ -86,6 +88,20 @@ class KVMover:
             copy = self._unfinished.get(job_id)
             if copy is not None:
                 copy.landed.wait()
+        self._raise_failure()
+
+    def wait_before_launch(self, job_ids: Iterable[int]) -> None:
+        """Return when whatever is launched on the current stream from now on comes after these
+        jobs: on a GPU that is before they have landed, so that the host can go on."""
+        for job_id in job_ids:
+            copy = self._unfinished.get(job_id)
+            if copy is None:
+                continue
+            copy.issued.wait()
+            if copy.end is None:
+                copy.landed.wait()
+            else:
+                torch.cuda.current_stream().wait_event(copy.end)
         self._raise_failure()
 
     def wait_for_readers(self, device_slots: Iterable[int]) -> None:

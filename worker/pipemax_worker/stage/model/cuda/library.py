@@ -31,6 +31,7 @@ class FlashInfer:
     paged_attention   ``paged_run`` of the FA2 prefill module, which serves decoding rows too.
     rms_norm, rotate, append, silu_and_multiply   as named in the library.
     rotate_and_append   ``fused_append``'s, in place of norm, rotation and append; None: without.
+    copy_words          ``word_copy``'s; None: the copy engine.
     """
 
     paged_attention: Function
@@ -39,6 +40,7 @@ class FlashInfer:
     append: Function
     silu_and_multiply: Function
     rotate_and_append: Function | None = None
+    copy_words: Function | None = None
 
 
 def load_flashinfer(dtype: torch.dtype, kv_dtype: torch.dtype, head_dim: int) -> FlashInfer | None:
@@ -65,11 +67,15 @@ def with_triton(library: FlashInfer) -> FlashInfer:
     try:
         from pipemax_worker.stage.model.cuda.fused_activation import silu_and_multiply
         from pipemax_worker.stage.model.cuda.fused_append import rotate_and_append
+        from pipemax_worker.stage.model.cuda.word_copy import copy_words
     except ImportError as error:
         LOGGER.warning("no Triton kernels, FlashInfer's are used (slower): %s", error)
         return library
     return replace(
-        library, rotate_and_append=rotate_and_append, silu_and_multiply=silu_and_multiply
+        library,
+        rotate_and_append=rotate_and_append,
+        silu_and_multiply=silu_and_multiply,
+        copy_words=copy_words,
     )
 
 

@@ -208,4 +208,6 @@ class CudaSteps:
             self._allocate(self._workspace.capacity.grown_for(needed))
 
     def _allocate(self, capacity: Capacity) -> None:
-        self._workspace = Workspace(self._config, capacity, self._device, self._dtype)
+        self._workspace = Workspace(
+            self._config, capacity, self._device, self._dtype, self._library.copy_words
+        )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.stage.model.cuda.tiles import Int32s
+
+CopyWords = Callable[[torch.Tensor, torch.Tensor, int], None]
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,14 @@ class Workspace:
     """
 
     def __init__(
-        self, config: ModelConfig, capacity: Capacity, device: torch.device, dtype: torch.dtype
+        self,
+        config: ModelConfig,
+        capacity: Capacity,
+        device: torch.device,
+        dtype: torch.dtype,
+        copy_words: CopyWords | None = None,
     ) -> None:
+        """``copy_words``: (target, source, number of words); None: as PyTorch copies."""
         self.capacity = capacity
         self.words = torch.zeros(capacity.words, dtype=torch.int32, device=device)
         heads = capacity.partial_results * config.num_attention_heads
@@ -72,7 +80,7 @@ class Workspace:
         self.entering = torch.zeros(hidden, dtype=dtype, device=device)
         self.leaving = torch.zeros(hidden, dtype=dtype, device=device)
         self.branch = Branch(device)
-        self._staging = _Staging(capacity.words, device)
+        self._staging = _Staging(capacity.words, device, copy_words)
 
     def begin_words(self) -> Int32s:
         """Where the host writes the next step's words, once those of the step before have left."""
@@ -118,7 +126,8 @@ class Branch:
 class _Staging:
     """Words on the host, pinned for a GPU."""
 
-    def __init__(self, num_words: int, device: torch.device) -> None:
+    def __init__(self, num_words: int, device: torch.device, copy_words: CopyWords | None) -> None:
+        self._copy_words = copy_words
         is_gpu = device.type == "cuda"
         self._tensor = torch.zeros(num_words, dtype=torch.int32, pin_memory=is_gpu)
         self._words: Int32s = self._tensor.numpy()
@@ -132,6 +141,9 @@ class _Staging:
         return self._words
 
     def send(self, target: torch.Tensor, num_words: int) -> None:
-        target[:num_words].copy_(self._tensor[:num_words], non_blocking=True)
+        if self._copy_words is not None:
+            self._copy_words(target, self._tensor, num_words)
+        else:
+            target[:num_words].copy_(self._tensor[:num_words], non_blocking=True)
         if self._sent is not None:
             self._sent.record()

@@ -31,7 +31,7 @@ def test_interpreted_it_does_what_pytorch_does(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("as PyTorch") == 2 * len(interpreted_kernels.SHAPES) + 1
+    assert done.stdout.count("as PyTorch") == 2 * len(interpreted_kernels.SHAPES) + 2
 
 
 def test_fp8_has_a_largest_value() -> None:
@@ -47,7 +47,7 @@ def test_a_trial_that_finds_nan_fails() -> None:
 
 def test_without_triton(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    for name in ("fused_append", "fused_activation"):
+    for name in ("fused_append", "fused_activation", "word_copy"):
         module = f"pipemax_worker.stage.model.cuda.{name}"
         monkeypatch.delitem(sys.modules, module, raising=False)
     plain = library.FlashInfer(*[print] * 5)
@@ -59,6 +59,7 @@ def test_with_triton() -> None:
     plain = library.FlashInfer(*[print] * 5)
     with_triton = library.with_triton(plain)
     assert with_triton.rotate_and_append is not None
+    assert with_triton.copy_words is not None
     assert with_triton.silu_and_multiply is not plain.silu_and_multiply
 
 

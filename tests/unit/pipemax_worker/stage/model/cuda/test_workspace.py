@@ -28,6 +28,17 @@ def test_words_are_copied_to_the_device(tmp_path: Path) -> None:
     assert workspace.words[:4].tolist() == [5, 6, 0, 0]
 
 
+def test_words_go_by_a_kernel_if_there_is_one(tmp_path: Path) -> None:
+    def copy_words(target: torch.Tensor, source: torch.Tensor, num_words: int) -> None:
+        target[:num_words] = source[:num_words] + 1
+
+    config = load_model_config(save_model(tmp_path, "llama"))
+    workspace = Workspace(config, CAPACITY, torch.device("cpu"), torch.float32, copy_words)
+    workspace.begin_words()[:3] = [5, 6, 7]
+    workspace.send_words(2)
+    assert workspace.words[:4].tolist() == [6, 7, 0, 0]
+
+
 def test_partial_results_and_their_scores_have_room(tmp_path: Path) -> None:
     config = load_model_config(save_model(tmp_path, "llama"))
     workspace = Workspace(config, CAPACITY, torch.device("cpu"), torch.bfloat16)
