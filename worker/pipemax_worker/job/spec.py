@@ -63,7 +63,8 @@ class OutputSpec(Section):
 
 
 class ErrorPolicySpec(Section):
-    """How many failed requests fail the job. A failed request always gets an error record."""
+    """How many failed requests fail the job. A failed request always gets an error record. A
+    change while the job runs holds for workers that start afterwards."""
 
     max_failed_percent: Annotated[float, Field(ge=0, le=100)] = 100.0
     """Fail the job when more than this share of its requests has failed. 100: never."""
