@@ -15,12 +15,12 @@ from kit.jobs import JobFolder, answer_text, text_lines
 from kit.processes import RunningJob
 
 NUM_FILES = 4
-LINES_PER_FILE = 4
+LINES_PER_FILE = 5
 SPEC = {
     "sampling": {"temperature": 0},
     "parallelism.stagesPerNode": 2,
-    "engine.maxNumRequests": 2,
-    "engine.lookAhead": 4,
+    "engine.maxNumRequests": 1,
+    "engine.lookAhead": 2,
 }
 
 # The host name of a pod is what its worker's name in the ledger begins with; the machine's boot is
@@ -47,10 +47,6 @@ class Pod(RunningJob):
             time.sleep(0.02)
         assert self.progress()["requests"]["inFlight"] > 0
 
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        assert self.end() == 75, self.said
-
     def finish(self) -> None:
         assert self.end() == 0, self.said
 
@@ -59,6 +55,14 @@ class Pod(RunningJob):
         """The tokens whose KV it found on the disk."""
         found = re.search(r"the KV of (\d+) tokens is taken up", "".join(self.said))
         return int(found.group(1)) if found else 0
+
+
+def stop(*pods: Pod) -> None:
+    """All at once, as a job that is suspended."""
+    for pod in pods:
+        pod.process.send_signal(signal.SIGTERM)
+    for pod in pods:
+        assert pod.end() == 75, pod.said
 
 
 @pytest.fixture
@@ -104,7 +108,7 @@ def test_another_index_goes_on_where_one_was_stopped(
     ranges of its own first. Nothing is computed twice."""
     with Pod(parking_job, 0) as first:
         first.wait_for_tokens(200)
-        first.stop()
+        stop(first)
     assert parked_by(parking_job) == {"job0"}
     with Pod(parking_job, 1) as second:
         second.finish()
@@ -123,8 +127,7 @@ def test_two_sets_and_the_indexes_exchanged(
     with Pod(parking_job, 0) as first, Pod(parking_job, 1) as second:
         first.wait_for_tokens(40)
         second.wait_for_tokens(40)
-        first.stop()
-        second.stop()
+        stop(first, second)
     assert parked_by(parking_job) == {"job0", "job1"}
     with Pod(parking_job, 2) as third, Pod(parking_job, 3) as fourth:
         third.finish()
