@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-import aiohttp
-
 from pipemax_operator.api_server import (
     WRITE_TIMEOUT_SECONDS,
     ApiServer,
@@ -135,7 +133,7 @@ class LeaseLeadership:
                 continue
             except ForbiddenError as error:
                 logger.error("leader election lacks a right, nothing is done without: %s", error)
-            except (TimeoutError, aiohttp.ClientError, RuntimeError, ValueError) as error:
+            except Exception as error:  # whatever it is: who no longer looks never leads again
                 logger.warning("lease %s: tried again: %s", self._name, error or repr(error))
             await self._turn(self._left_seconds() > 0)
             await asyncio.sleep(self._pause_seconds())

@@ -15,7 +15,7 @@ import aiohttp
 
 from pipemax_operator import names
 from pipemax_operator.api_server import ApiServer, ConflictError, ForbiddenError
-from pipemax_operator.audit import Audit
+from pipemax_operator.audit import Audit, Findings
 from pipemax_operator.cached_cluster import CachedCluster
 from pipemax_operator.folder_client import KubernetesFolderClient
 from pipemax_operator.health import Vitals, find_unreadiness
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _AUDIT_RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 _CONFLICT_SECONDS = 0.2
+_RESTART_SECONDS = 5.0
 _UNREACHABLE = (TimeoutError, aiohttp.ClientError, RuntimeError, ConflictError)
 
 
@@ -61,7 +62,7 @@ class OperatorService:
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._lead_task: asyncio.Task[None] | None = None
-        self._audit_wanted = asyncio.Event()
+        self._audit_lock = asyncio.Lock()
         self._answered_at: float | None = None
         self._last_error = ""
 
@@ -121,7 +122,10 @@ class OperatorService:
             finally:
                 for task in (work, lost):
                     task.cancel()
-                await asyncio.gather(work, lost, return_exceptions=True)
+                said, _ = await asyncio.gather(work, lost, return_exceptions=True)
+            if isinstance(said, Exception):
+                logger.error("the work ended, and is begun again: %s", said, exc_info=said)
+                await asyncio.sleep(_RESTART_SECONDS)
 
     async def _work(self) -> None:
         await self._audit_until_done()
@@ -154,24 +158,26 @@ class OperatorService:
             await asyncio.sleep(self._settings.audit_seconds)
 
     async def _audit_until_done(self) -> None:
+        async with self._audit_lock:
+            findings = await self._run_audit()
+        self._last_error = ""
+        self.metrics.note_missed(len(findings.stale))
+        for key in findings.stale:
+            self.requeue.now(key)
+
+    async def _run_audit(self) -> Findings:
         failures = 0
         while True:
             try:
-                findings = await self.audit.run()
+                return await self.audit.run()
             except ForbiddenError as error:
                 self._last_error = str(error)
                 logger.error("a right lacks, and no job can be looked after without it: %s", error)
             except _UNREACHABLE as error:
                 self._last_error = str(error) or repr(error)
                 logger.warning("the lists are tried again: %s", self._last_error)
-            else:
-                break
             await asyncio.sleep(_AUDIT_RETRY_SECONDS[min(failures, 4)])
             failures += 1
-        self._last_error = ""
-        self.metrics.note_missed(len(findings.stale))
-        for key in findings.stale:
-            self.requeue.now(key)
 
     def _count_call(self, verb: str, resource: str, code: int) -> None:
         self.metrics.note_call(verb, resource, code)
