@@ -70,7 +70,7 @@ def describe_hold(child: ObservedJob, workload: ObservedWorkload | None) -> tupl
     queue = f"LocalQueue {child.queue_name}" if child.queue_name else "the queue"
     if workload is None:
         return "Queued", (
-            f"Kueue has made no Workload for {queue} yet: if that lasts, look whether Kueue is "
+            f"waiting for Kueue to make a Workload in {queue}; if that lasts, look whether it is "
             "installed and manages this namespace, and whether the job's priority class exists"
         )
     pending = workload.condition("QuotaReserved", "False")

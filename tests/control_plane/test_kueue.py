@@ -226,7 +226,7 @@ def test_evicted_by_a_more_urgent_job_and_back_with_its_kv(
     plane: ControlPlane, node: RealNode
 ) -> None:
     files = RealNodeJob(plane, BATCH, node.folder.parent, NUM_FILES, LINES_PER_FILE)
-    other_files = RealNodeJob(plane, OTHERS, node.folder.parent, 1, 4)
+    other_files = RealNodeJob(plane, OTHERS, node.folder.parent, 1, 8)
     job, urgent = Queued(plane, BATCH), Queued(plane, OTHERS, "urgent")
     files.name = "kueue"
     files.apply(like_the_example(files, node))
@@ -246,9 +246,9 @@ def test_evicted_by_a_more_urgent_job_and_back_with_its_kv(
     assert list(node.own_nvme().rglob("park.json"))
     assert files.num_records() < len(files.lines)
     assert urgent.workload()["spec"]["priority"] == URGENT["value"]
-    eventually(urgent, lambda: urgent.status()["phase"] == "Running")
     job.stays()
-    assert job.words("Evicted", "insufficient unused quota")() or job.words("Evicted", "")()
+    assert job.status()["phase"] == "Suspended"
+    assert urgent.status()["phase"] not in ("Complete", "Failed")
 
     eventually(urgent, lambda: urgent.status()["phase"] == "Complete", 120)
     files.note("the urgent job is complete")
@@ -266,9 +266,8 @@ def test_evicted_by_a_more_urgent_job_and_back_with_its_kv(
     assert metrics['pipemax_tokens_total{kind="restored"}'] > 0
     files.check_answers()
     other_files.check_answers()
-    for condition in ("Finished", "Admitted"):
-        found = {c["type"]: c["status"] for c in job.workload()["status"]["conditions"]}
-        assert found[condition] == "True"
+    conditions = {c["type"]: c["status"] for c in job.workload()["status"]["conditions"]}
+    assert conditions["Finished"] == "True"
 
 
 def like_the_example(files: RealNodeJob, node: RealNode) -> Document:

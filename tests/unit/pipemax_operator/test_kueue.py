@@ -41,7 +41,7 @@ def outcome(child: ObservedJob, found: ObservedWorkload | None) -> Outcome:
 @pytest.mark.parametrize(
     ("found", "reason", "words"),
     [
-        (None, "Queued", "Kueue has made no Workload for LocalQueue team yet"),
+        (None, "Queued", "waiting for Kueue to make a Workload in LocalQueue team"),
         (workload(), "Queued", "waiting in LocalQueue team"),
         (workload(PENDING), "Queued", "Kueue: 8 more needed for nvidia.com/gpu"),
         (workload(RESERVED), "Queued", "admission checks are pending"),
