@@ -21,6 +21,9 @@ from pipemax_operator.process_settings import ProcessSettings
 from pipemax_operator.service import WATCHED, OperatorService
 from pipemax_operator.settings import OperatorSettings
 
+# A line for every event and every probe says nothing.
+_TALKATIVE = ("kopf.objects", "kopf.activities.probe", "aiohttp.access")
+
 
 class Backoffs:
     """Seconds between tries of a request of kopf's, without an end. kopf gives up its whole
@@ -36,7 +39,8 @@ class Backoffs:
 @kopf.on.startup()
 async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
     process = ProcessSettings.from_environment()
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line an event says nothing
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     configure(settings, process)
     workers = OperatorSettings.from_environment()
     memo.operator = OperatorService(await ApiServer.connect(), process, workers)

@@ -123,6 +123,7 @@ class OperatorService:
                 for task in (work, lost):
                     task.cancel()
                 said, _ = await asyncio.gather(work, lost, return_exceptions=True)
+                self.metrics.forget_all()
             if isinstance(said, Exception):
                 logger.error("the work ended, and is begun again: %s", said, exc_info=said)
                 await asyncio.sleep(_RESTART_SECONDS)

@@ -78,11 +78,15 @@ def inference_job(name: str) -> Document:
 def make_operator(
     plane: ControlPlane, folder: Path, namespace: str, kubeconfig: Path | None = None, **more: Any
 ) -> OperatorProcess:
+    """As the chart runs it; ``more``: fields of its ProcessSettings."""
     folder.mkdir(exist_ok=True)
     settings = {"metrics_port": free_port(), "watch_seconds": WATCH_SECONDS, **more}
     environment = {f"PIPEMAX_{name.upper()}": str(value) for name, value in settings.items()}
     environment["PIPEMAX_WORKER_SETTINGS"] = json.dumps(SETTINGS)
-    operator = OperatorProcess(plane, folder, namespace, environment, kubeconfig)
+    json_logs = ("--log-format=json",)
+    operator = OperatorProcess(
+        plane, folder, namespace, environment, kubeconfig, arguments=json_logs
+    )
     operator.pages = f"http://127.0.0.1:{settings['metrics_port']}"
     return operator
 
@@ -296,6 +300,11 @@ def test_without_a_way_to_the_api_server_it_lives_and_is_not_ready(
         eventually(lambda: "Connect" in answer(operator, "/readyz")[1])
         assert answer(operator, "/readyz")[0] == 503
         assert operator.is_alive()
+        with urllib.request.urlopen(f"http://127.0.0.1:{operator.port}/healthz", timeout=5) as page:
+            assert page.status == 200
+    lines = [json.loads(one) for one in operator.log.read_text(encoding="utf-8").splitlines()]
+    assert any("the lists are tried again" in one["message"] for one in lines)
+    assert all(one["severity"] for one in lines)
 
 
 def answer(operator: OperatorProcess, path: str) -> tuple[int, str]:

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kit.control_plane.control_plane import ControlPlane
@@ -32,10 +32,12 @@ class OperatorProcess:
         environment: Mapping[str, str] | None = None,
         kubeconfig: Path | None = None,
         port: int = 0,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.log = folder / "operator.log"
         self.port = port or free_port()
         self.pages = ""
+        self._arguments = arguments
         self._scope = ["--namespace", namespace] if namespace else ["--all-namespaces"]
         self._environment = {
             **os.environ,
@@ -58,6 +60,7 @@ class OperatorProcess:
                     *(sys.executable, "-m", "kopf", "run", "-m", "pipemax_operator.handlers"),
                     *(*self._scope, "--standalone"),
                     f"--liveness=http://127.0.0.1:{self.port}/healthz",
+                    *self._arguments,
                 ],
                 log,
                 self._environment,

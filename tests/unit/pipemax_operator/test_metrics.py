@@ -29,7 +29,7 @@ def test_a_job_and_its_end() -> None:
     assert value(metrics, "jobs", phase="Running", namespace="a") == 0
     assert value(metrics, "jobs", phase="Complete", namespace="a") == 1
     assert value(metrics, "job_eta_timestamp_seconds", **JOB) is None
-    metrics.forget("a", "reviews")
+    metrics.forget_all()
     metrics.forget("a", "reviews")
     assert value(metrics, "jobs", phase="Complete", namespace="a") == 0
     assert value(metrics, "job_progress_ratio", **JOB) is None
