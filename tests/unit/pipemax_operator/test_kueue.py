@@ -126,19 +126,16 @@ def test_a_queue_is_a_label_and_a_suspended_child() -> None:
 
 
 @pytest.mark.parametrize(
-    ("suspended", "queue_name", "suspend", "expected"),
+    ("suspended", "suspend", "expected"),
     [
-        (False, "", False, False),  # runs, no queue: the usual job costs no call
-        (False, "team", False, True),
-        (True, "", False, True),  # held by whom?
-        (False, "", True, True),
-        (True, "", True, False),
+        (False, False, False),  # it runs, by way of a queue or not: that costs no call
+        (True, False, True),  # held by whom?
+        (False, True, True),
+        (True, True, True),  # by the user; Kueue must not release it
     ],
 )
-def test_where_a_workload_is_looked_for(
-    suspended: bool, queue_name: str, suspend: bool, expected: bool
-) -> None:
-    job = ObservedJob("uid-2", suspended=suspended, queue_name=queue_name)
+def test_where_a_workload_is_looked_for(suspended: bool, suspend: bool, expected: bool) -> None:
+    job = ObservedJob("uid-2", suspended=suspended)
     assert may_have_workload(make_job(suspend=suspend), job) is expected
 
 
