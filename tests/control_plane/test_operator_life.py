@@ -289,6 +289,21 @@ def test_of_two_operators_one_acts_and_the_other_takes_its_place(
     assert len(plane.get("pods", "-n", namespace)["items"]) == 3
 
 
+def test_the_api_server_refuses_a_status_made_from_an_old_reading(
+    plane: ControlPlane, namespace: str
+) -> None:
+    apply(plane, namespace, "reviews")
+    old = plane.get("ij", "reviews", "-n", namespace)["metadata"]["resourceVersion"]
+    plane.kubectl("label", "ij", "reviews", "-n", namespace, "team=a")
+    metadata = {"name": "reviews", "namespace": namespace, "resourceVersion": old}
+    document = {**inference_job("reviews"), "metadata": metadata, "status": {"phase": "Running"}}
+    document.pop("spec")
+    how = ("--server-side", "--subresource=status", "--field-manager=pipemax-operator")
+    refused = plane.kubectl("apply", *how, "-f", "-", stdin=yaml.safe_dump(document), check=False)
+    assert "the object has been modified" in refused
+    assert phases(plane, namespace) == {"reviews": ""}
+
+
 def test_without_a_way_to_the_api_server_it_lives_and_is_not_ready(
     plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
