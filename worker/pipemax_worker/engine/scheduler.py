@@ -250,6 +250,13 @@ class Scheduler:
 
     def update_from_report(self, report: StageReport, shape: BatchShape | None) -> None:
         """Take one stage's report; ``shape`` is that of its message, None for an idle report."""
+        self._lifecycle.accounting.note_report(report)
+        if report.copies:
+            self._update_from_copies(report)
+        if shape is not None:
+            self._estimator.observe(shape, report.stage, report.compute_seconds)
+
+    def _update_from_copies(self, report: StageReport) -> None:
         completed = self._manager.update_from_report(report.stage, report.copies)
         num_stages = self.config.geometry.num_stages
         for copy in completed:
@@ -257,7 +264,6 @@ class Scheduler:
                 copy.source, copy.target, copy.num_bytes // num_stages, copy.seconds
             )
         lifecycle = self._lifecycle
-        lifecycle.accounting.note_report(report)
         lifecycle.accounting.note_copies(completed)
         lifecycle.transit.note_completed(completed)
         self.parking.note_completed(completed)
@@ -267,8 +273,6 @@ class Scheduler:
             elif copy.source is Tier.DEVICE:
                 lifecycle.residency.note_stored(copy.block_ids)
             lifecycle.cut_at_lost_blocks(copy.lost_block_ids)
-        if shape is not None:
-            self._estimator.observe(shape, report.stage, report.compute_seconds)
 
     def update_from_output(self, plan: Plan, sampled: Mapping[int, SampledToken]) -> None:
         """The last stage is through with ``plan``; ``sampled`` holds its tokens by request id."""

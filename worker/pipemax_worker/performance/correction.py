@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import repeat
 
 import msgspec
 
@@ -55,6 +56,7 @@ class CorrectedEstimator:
         self._error = RunningFactor()
         self._last_errors: deque[float] = deque(maxlen=_NUM_REMEMBERED_ERRORS)
         self._look = _Look(None, [], 0, 0.0, 0)
+        self._factors_by_bucket: dict[int, list[float]] = {}
 
     @property
     def error_ratio(self) -> float:
@@ -69,17 +71,15 @@ class CorrectedEstimator:
 
     def predict(self, shape: BatchShape) -> float:
         look = self._look_at(shape)
-        share, low_factors, high_factors = look.share, *self._factors(look.low)
-        return max(
-            prior * math.exp((1 - share) * low + share * high)
-            for prior, low, high in zip(look.priors, low_factors, high_factors, strict=True)
-        )
+        share, low, high = look.share, self._factors(look.low), self._factors(look.low + 1)
+        seconds = map(_corrected, look.priors, low, high, repeat(share))
+        return max(seconds)
 
     def predict_stage(self, shape: BatchShape, stage: int) -> float:
         """Seconds that ``stage`` takes for ``shape``."""
         look = self._look_at(shape)
         low, high = self._bucket_log(stage, look.low), self._bucket_log(stage, look.low + 1)
-        return look.priors[stage] * math.exp((1 - look.share) * low + look.share * high)
+        return _corrected(look.priors[stage], low, high, look.share)
 
     def observe(self, shape: BatchShape, stage: int, seconds: float) -> None:
         """Take a measured step. Steps without tokens or without a duration teach nothing."""
@@ -91,18 +91,20 @@ class CorrectedEstimator:
         self._last_errors.append(error)
         log_ratio = math.log(seconds / look.priors[stage])
         self._stage_factors[stage].observe(log_ratio)
+        self._factors_by_bucket.clear()
         buckets = self._bucket_factors[stage]
         if look.nearest not in buckets:
             buckets[look.nearest] = RunningFactor()
         buckets[look.nearest].observe(log_ratio)
 
-    def _factors(self, low: int) -> tuple[list[float], list[float]]:
-        """Of all stages, of buckets ``low`` and ``low + 1``."""
-        stages = range(len(self._stage_factors))
-        return (
-            [self._bucket_log(stage, low) for stage in stages],
-            [self._bucket_log(stage, low + 1) for stage in stages],
-        )
+    def _factors(self, bucket: int) -> list[float]:
+        """Of all stages; kept until something new is learned."""
+        factors = self._factors_by_bucket.get(bucket)
+        if factors is None:
+            stages = range(len(self._stage_factors))
+            factors = [self._bucket_log(stage, bucket) for stage in stages]
+            self._factors_by_bucket[bucket] = factors
+        return factors
 
     def _bucket_log(self, stage: int, bucket: int) -> float:
         """An unseen bucket has the stage's factor."""
@@ -117,6 +119,11 @@ class CorrectedEstimator:
             priors = all_stage_seconds(self._prior, shape)
             self._look = _Look(shape, priors, low, position - low, round(position))
         return self._look
+
+
+def _corrected(prior: float, low: float, high: float, share: float) -> float:
+    """``prior`` by the factors, in logarithms, of the buckets around it."""
+    return prior * math.exp((1 - share) * low + share * high)
 
 
 class _Look(msgspec.Struct):

@@ -68,20 +68,21 @@ class RooflineCost:
         self.profile = profile
         self.stages = tuple(stages)
         self.alike = first_alike(self.stages)
+        bandwidth = profile.memory_bandwidth_bytes_per_second
+        self._rates = [(c.weight_bytes / bandwidth, profile.flops_per_second) for c in self.stages]
+        self._fixed = [fixed_seconds(profile, cost) for cost in self.stages]
 
     @property
     def num_stages(self) -> int:
         return len(self.stages)
 
     def stage_seconds(self, shape: BatchShape, stage: int) -> float:
-        cost, profile = self.stages[stage], self.profile
-        num_rows = padded_tokens(shape.num_tokens, profile.tile_tokens)
+        cost = self.stages[stage]
+        num_rows = padded_tokens(shape.num_tokens, self.profile.tile_tokens)
         products = num_rows * cost.num_parameters + shape.num_requests * cost.num_head_parameters
-        gemm_seconds = max(
-            cost.weight_bytes / profile.memory_bandwidth_bytes_per_second,
-            2 * products / profile.flops_per_second,
-        )
-        return gemm_seconds + attention_seconds(profile, cost, shape) + fixed_seconds(profile, cost)
+        weights_seconds, flops_per_second = self._rates[stage]
+        gemm_seconds = max(weights_seconds, 2 * products / flops_per_second)
+        return gemm_seconds + attention_seconds(self.profile, cost, shape) + self._fixed[stage]
 
     @property
     def knee_tokens(self) -> int:
