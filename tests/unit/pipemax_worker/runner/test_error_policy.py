@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from functools import partial
 from io import StringIO
 from typing import Any
 
@@ -12,7 +11,9 @@ import pytest
 from kit.fake_run import FakeSessions
 from kit.flaky_engine import FlakyEngine
 from kit.jobs import JobFolder, text_line, text_lines
+from pipemax_worker.contract.clock import Clock
 from pipemax_worker.dataset.claims import ClaimLimits, RangeClaims
+from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.local_store import LocalStore
 from pipemax_worker.dataset.manifest import read_manifest
 from pipemax_worker.errors import StoppedError, TooManyFailuresError
@@ -81,7 +82,11 @@ def test_a_worker_does_not_judge_the_job_by_its_own_share(
     job: JobFolder, engine: FlakyEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its one range has 4 failures of 10, the job 4 of 40, by all workers."""
-    monkeypatch.setattr(run_module, "RangeClaims", partial(RangeClaims, limits=EAGER))
+
+    def claim_eagerly(ledger: Ledger, worker: str, clock: Clock, *_: object, **more: Any) -> Any:
+        return RangeClaims(ledger, worker, clock, EAGER, **more)
+
+    monkeypatch.setattr(run_module, "RangeClaims", claim_eagerly)
     for number in range(4):
         bad = [b"no json"] * 4 if number == 0 else []
         job.write_input([*bad, *text_lines(10 - len(bad), f"{number}-")], f"{number}.jsonl")
