@@ -88,7 +88,7 @@ async def run_jobs(
             return {"created": created, "complete": seconds}
         if seconds > timeout_seconds:
             raise TimeoutError(f"not Complete after {seconds:.0f} s: {counts}")
-        await asyncio.sleep(max(0.5, num_jobs / 200))
+        await asyncio.sleep(max(1.0, num_jobs / 100))
 
 
 def report(

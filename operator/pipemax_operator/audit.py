@@ -30,10 +30,15 @@ _LISTED: Mapping[str, tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class Findings:
-    """What a watch should have told. ``stale``: jobs that are to be looked at again."""
+    """What an audit has shown.
+
+    stale        jobs that are to be looked at again: a list knew more than the cache.
+    num_missed   objects of which no watch had told: still owed since an audit before, or gone
+                 without a word. What was just on its way is not among them.
+    """
 
     stale: frozenset[tuple[str, str]]
-    num_objects: int
+    num_missed: int
 
 
 class Audit:
@@ -56,7 +61,7 @@ class Audit:
     async def run(self) -> Findings:
         """List all kinds once, and mend the cache. Raises what the API server refuses."""
         stale: set[tuple[str, str]] = set()
-        num_objects = 0
+        num_missed = sum(map(len, self._untold.values()))
         for kind in _LISTED:
             before = self._cache.versions(kind)
             seen: set[str] = set()
@@ -65,10 +70,11 @@ class Audit:
                     seen.add(document["metadata"]["uid"])
                     if self._cache.store(document):
                         stale.add(self._missed(document))
-            num_objects += len(seen)
-            stale |= set(self._vanished(before, seen))
+            vanished = list(self._vanished(before, seen))
+            num_missed += len(vanished)
+            stale.update(vanished)
         self.last_success = self._monotonic()
-        return Findings(frozenset(stale), num_objects)
+        return Findings(frozenset(stale), num_missed)
 
     def told(self, document: Document) -> None:
         """A watch has told of ``document``: it is no longer behind for it."""

@@ -71,7 +71,7 @@ class OperatorMetrics:
         )
         self._missed = Counter(
             "pipemax_watch_missed_objects",
-            "Objects that an audit found newer than the watch had told, or gone.",
+            "Objects of which an audit had to tell: newer, or gone, and no watch had said so.",
             registry=self.registry,
         )
         ProcessCollector(registry=self.registry)

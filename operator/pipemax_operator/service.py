@@ -162,7 +162,7 @@ class OperatorService:
         async with self._audit_lock:
             findings = await self._run_audit()
         self._last_error = ""
-        self.metrics.note_missed(len(findings.stale))
+        self.metrics.note_missed(findings.num_missed)
         for key in findings.stale:
             self.requeue.now(key)
 

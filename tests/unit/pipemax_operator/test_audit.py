@@ -23,6 +23,7 @@ class Scene:
         self.api = FakeApiServer()
         self.cache = ObjectCache()
         self.now = 0.0
+        self.num_missed = 0
         self.audit = Audit(self.api, self.cache, namespaces, lambda: self.now)  # type: ignore[arg-type]
 
     def put(self, form: str, kind: str, name: str, job: str = "", namespace: str = "a") -> Document:
@@ -32,7 +33,9 @@ class Scene:
         return self.api.put(form.format(namespace, name), document)
 
     def run(self) -> frozenset[tuple[str, str]]:
-        return asyncio.run(self.audit.run()).stale
+        findings = asyncio.run(self.audit.run())
+        self.num_missed += findings.num_missed
+        return findings.stale
 
 
 def test_the_first_one_fills_the_cache_page_by_page() -> None:
@@ -64,6 +67,8 @@ def test_a_watch_that_does_not_tell_what_a_list_shows_is_behind_until_it_does() 
     assert scene.audit.behind_seconds() == {"Pod": 40.0}  # an old story
     scene.audit.told(newer)
     assert scene.audit.behind_seconds() == {}
+    scene.run()
+    assert scene.num_missed == 0  # it was only late
 
 
 def test_since_when_a_watch_is_behind_stays_over_audits() -> None:
@@ -74,6 +79,7 @@ def test_since_when_a_watch_is_behind_stays_over_audits() -> None:
         scene.put(JOBS, names.KIND, "reviews")
         scene.run()
     assert scene.audit.behind_seconds() == {names.KIND: 300.0}
+    assert scene.num_missed == 1
 
 
 def test_what_went_unseen_is_forgotten_and_its_job_looked_at() -> None:
@@ -85,6 +91,7 @@ def test_what_went_unseen_is_forgotten_and_its_job_looked_at() -> None:
     assert scene.run() == {("a", "reviews")}
     assert scene.cache.pods_of("a", "reviews") == []
     assert scene.audit.behind_seconds() == {}
+    assert scene.num_missed == 1
 
 
 def test_namespaces_that_are_named_are_the_only_ones_listed() -> None:
