@@ -270,6 +270,29 @@ def test_a_grace_that_is_too_short_for_all(
     assert finished.num_recomputed > 0
 
 
+def test_writes_per_day_bound_what_is_parked(
+    parking_job: JobFolder, expected: Answers, capsys: Capture
+) -> None:
+    """Outputs are kept of all that finds no room in it; a second stop on that day parks no more."""
+    limit_bytes = 48 << 10
+    nvme = {"hostPath": str(nvme_of(parking_job)), "size": "8Mi", "writesPerDay": str(limit_bytes)}
+    write_job(parking_job, {"kvCache.nvme": nvme})
+    stopped = run_and_stop(parking_job, capsys, 5)
+    (index_path,) = nvme_of(parking_job).glob("*/park.json")
+    index = json.loads(index_path.read_bytes())["index"]
+    slots = {slot for entry in index["entries"] for slot in entry["progress"]["nvme_slots"]}
+    kv_bytes = sum(path.stat().st_size for path in index_path.parent.glob("stage-*.kv"))
+    block_bytes = kv_bytes // index["geometry"]["num_nvme_slots"]
+    assert 0 < len(slots) * block_bytes <= limit_bytes
+    assert any(not entry["progress"]["nvme_slots"] for entry in index["entries"])
+    again = run_and_stop(parking_job, capsys, len(parking_job.records()) + 2)
+    assert again.num_parked_tokens <= stopped.num_parked_tokens
+    finished = Run(parking_job, capsys)
+    assert finished.exit_code == 0, finished.said
+    assert answers_of(parking_job) == expected
+    assert [path.name for path in nvme_of(parking_job).iterdir()] == ["pipemax-writes.json"]
+
+
 def test_a_kill_in_the_middle_of_parking(
     parking_job: JobFolder, expected: Answers, capsys: Capture
 ) -> None:

@@ -22,6 +22,7 @@ from pipemax_worker.contract.statistics import EngineStatistics, StepRecord
 from pipemax_worker.errors import PipemaxError, RequestError
 from pipemax_worker.runner.session import Session
 from pipemax_worker.runner.sizing import SessionSettings
+from pipemax_worker.runner.write_budget import WriteBudget
 from pipemax_worker.telemetry.display import PlainDisplay
 from pipemax_worker.telemetry.progress import ProgressSnapshot
 
@@ -130,6 +131,7 @@ class FakeSessions:
         settings: SessionSettings,
         on_ready: Callable[[StageReady], None] | None = None,
         on_wait: Callable[[], None] | None = None,
+        write_budget: WriteBudget | None = None,
     ) -> Iterator[Session]:
         self.settings.append(settings)
         self.on_open(settings)

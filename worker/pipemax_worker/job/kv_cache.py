@@ -38,8 +38,8 @@ class NvmeSpec(Section):
     """Bytes for the KV of all stages of a node together, taken from the disk at the start."""
 
     writes_per_day: PositiveQuantity | None = None
-    """Most bytes a node may write to this tier in a day, to spare the disk. Absent: no limit.
-    Refused by this version, which has no such limit yet."""
+    """Most bytes a node may write to this tier in any 24 hours, to spare the disk. What would be
+    more is computed again in place of being moved down or parked. Absent: no limit."""
 
     def broken_rules(self) -> Iterator[BrokenRule]:
         choices = {

@@ -27,6 +27,7 @@ from pipemax_worker.kvcache.eviction import EvictionPolicy, RotationEviction
 from pipemax_worker.kvcache.occupancy import TierOccupancy, derive_occupancy
 from pipemax_worker.kvcache.parking import ParkedBlocks
 from pipemax_worker.kvcache.prefix_index import BlockHash
+from pipemax_worker.kvcache.write_allowance import NoWriteLimit, WriteAllowance
 
 
 class BlockManager:
@@ -41,10 +42,12 @@ class BlockManager:
         num_slots: Mapping[Tier, int],
         num_stages: int,
         eviction: EvictionPolicy | None = None,
+        nvme_writes: WriteAllowance | None = None,
     ) -> None:
+        self._nvme_writes = nvme_writes or NoWriteLimit()
         self._table = BlockTable(num_slots, eviction or RotationEviction())
         self._pending = PendingCopies(num_stages)
-        self._orders = CopyOrders(self._table, self._pending)
+        self._orders = CopyOrders(self._table, self._pending, self._nvme_writes)
         self.parked = ParkedBlocks(self._table)
         self.has_host_tier = num_slots.get(HOST, 0) > 0
         self.has_nvme_tier = num_slots.get(NVME, 0) > 0
@@ -78,8 +81,10 @@ class BlockManager:
 
     @property
     def num_available_nvme_slots(self) -> int:
-        """Free slots and those of cached blocks that can be dropped now."""
-        return self.num_free_nvme_slots + len(self._table.droppable[NVME])
+        """Free slots and those of cached blocks that can be dropped now, as far as writing is
+        allowed."""
+        num_slots = self.num_free_nvme_slots + len(self._table.droppable[NVME])
+        return self._nvme_writes.num_blocks(num_slots)
 
     # --- life
 

@@ -21,13 +21,17 @@ from pipemax_worker.errors import InvariantError
 from pipemax_worker.kvcache.block import DEVICE, HOST, NVME, Block
 from pipemax_worker.kvcache.block_table import BlockTable, any_of
 from pipemax_worker.kvcache.copies import CompletedCopy, PendingCopies, PendingCopy
+from pipemax_worker.kvcache.write_allowance import WriteAllowance
 
 
 class CopyOrders:
     """The four copies; each returns the job, or None if there is nothing to do or no room."""
 
-    def __init__(self, table: BlockTable, pending: PendingCopies) -> None:
+    def __init__(
+        self, table: BlockTable, pending: PendingCopies, nvme_writes: WriteAllowance
+    ) -> None:
         self._table = table
+        self._nvme_writes = nvme_writes
         self._pending = pending
         self._stores_of_message: list[int] = []
 
@@ -122,8 +126,11 @@ class CopyOrders:
                 )
             elif not block.incoming[NVME]:
                 blocks.append(block)
+        if not self._nvme_writes.take(len(blocks)):
+            return None
         slots = self._table.take_slots(NVME, len(blocks), frozenset(block_ids))
         if slots is None:
+            self._nvme_writes.give_back(len(blocks))
             return None
         for block in present:
             if block.has_copy(HOST):

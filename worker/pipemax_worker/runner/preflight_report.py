@@ -23,7 +23,6 @@ from pipemax_worker.runner.preflight import (
     judge,
 )
 from pipemax_worker.runner.sizing import derive_session_settings
-from pipemax_worker.runner.support import refuse_unsupported_fields
 from pipemax_worker.runner.validation import locate_model
 
 
@@ -41,7 +40,6 @@ def preflight_job(job_file: Path, mounts: Mapping[str, str]) -> PreflightReport:
     Nothing is fetched: of the model only its config is read, which must be on this machine.
     """
     job = load_job(job_file)
-    refuse_unsupported_fields(job, job_file)
     folder, place = locate_model(job, job_file, mounts)
     if folder is None:
         raise ModelNotFoundError(f"{place}; the preflight needs its config.json: run the job once")

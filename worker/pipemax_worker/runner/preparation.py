@@ -21,7 +21,6 @@ from pipemax_worker.prompts.tokenizer import load_tokenizer
 from pipemax_worker.runner.model_files import check_weight_files
 from pipemax_worker.runner.model_provision import FetchModel, fetch_silently
 from pipemax_worker.runner.places import Places, resolve_inputs, resolve_places
-from pipemax_worker.runner.support import refuse_unsupported_fields
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,6 @@ def prepare_job(
     and what ``fetch_model`` raises: whatever is wrong, before anything is started.
     """
     job = load_job(job_file)
-    refuse_unsupported_fields(job, job_file)
     inputs = discover_inputs(resolve_inputs(job, job_file, mounts))
     places = resolve_places(job, job_file, mounts, fetch_model)
     model_config = load_model_config(places.model_folder)

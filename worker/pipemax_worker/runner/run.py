@@ -49,6 +49,7 @@ from pipemax_worker.runner.signals import StopRequest, stop_on_signals
 from pipemax_worker.runner.sizing import SessionSettings, derive_session_settings
 from pipemax_worker.runner.start_messages import describe_stage, describe_start, describe_tiers
 from pipemax_worker.runner.termination import write_completion
+from pipemax_worker.runner.write_budget import open_write_budget
 from pipemax_worker.telemetry.display import Display, open_display, render_summary
 from pipemax_worker.telemetry.metrics import Metrics
 
@@ -146,11 +147,10 @@ def _start_pipeline(
     """Start the pipeline; ``stack`` ends it. Raises what ``open_session`` raises, and JobFileError,
     KVTierError, PreflightError, GpuLostError."""
     job, places = prepared.job, prepared.places
-    folder = stack.enter_context(
-        nvme_run_folder(
-            places.nvme_folder, job.spec.kv_cache.nvme is not None, derive_job_key(places.output)
-        )
-    )
+    nvme, job_key = job.spec.kv_cache.nvme, derive_job_key(places.output)
+    folder = stack.enter_context(nvme_run_folder(places.nvme_folder, nvme is not None, job_key))
+    writes_per_day = None if nvme is None else nvme.writes_per_day
+    write_budget = stack.enter_context(open_write_budget(folder, writes_per_day))
     nvme_path = None if folder is None else folder.path
     check_expected_gpus(job.spec.engine.device)
     settings = derive_session_settings(
@@ -169,6 +169,7 @@ def _start_pipeline(
             settings,
             on_ready=lambda ready: display.message(describe_stage(ready)),
             on_wait=lambda: pipeline.on_wait(),
+            write_budget=write_budget,
         )
 
     def open_pipeline() -> contextlib.AbstractContextManager[Session]:

@@ -26,6 +26,7 @@ from pipemax_worker.pipeline.settings import (
     weight_bytes,
 )
 from pipemax_worker.runner.sizing import SessionSettings
+from pipemax_worker.runner.write_budget import BlockWrites, WriteBudget
 
 COLLECT_TIMEOUT_SECONDS = 0.2
 
@@ -45,10 +46,12 @@ def open_session(
     on_ready: Callable[[StageReady], None] | None = None,
     clock: Clock | None = None,
     on_wait: Callable[[], None] | None = None,
+    write_budget: WriteBudget | None = None,
 ) -> Iterator[Session]:
     """Start the stages and the engine; stop them at the end, whatever happens.
 
-    ``on_ready`` and ``on_wait`` as in ``PipelineExecutor.start``.
+    ``on_ready`` and ``on_wait`` as in ``PipelineExecutor.start``; ``write_budget`` of the NVMe
+    tier, None: no limit.
     Raises KVTierError, UnsupportedModelError, ModelNotFoundError, StageDiedError.
     """
     pipeline = settings.pipeline
@@ -59,7 +62,7 @@ def open_session(
         stages = executor.start(on_ready, on_wait)
         engine = Engine(
             executor,
-            build_scheduler(settings, geometry),
+            build_scheduler(settings, geometry, write_budget),
             clock or MonotonicClock(),
             COLLECT_TIMEOUT_SECONDS,
             settings.step_timeout_seconds,
@@ -71,7 +74,9 @@ def open_session(
         executor.drain()
 
 
-def build_scheduler(settings: SessionSettings, geometry: KVGeometry) -> Scheduler:
+def build_scheduler(
+    settings: SessionSettings, geometry: KVGeometry, write_budget: WriteBudget | None = None
+) -> Scheduler:
     """The deciding side alone, which needs no process."""
     pipeline = settings.pipeline
     config = SchedulerConfig(
@@ -86,7 +91,9 @@ def build_scheduler(settings: SessionSettings, geometry: KVGeometry) -> Schedule
     )
     profile = profile_for_device(pipeline.device)
     costs = [_stage_cost(pipeline, geometry, stage) for stage in range(geometry.num_stages)]
-    blocks = BlockManager({tier: geometry.num_slots(tier) for tier in Tier}, geometry.num_stages)
+    writes = None if write_budget is None else BlockWrites(write_budget, geometry.block_bytes())
+    num_slots = {tier: geometry.num_slots(tier) for tier in Tier}
+    blocks = BlockManager(num_slots, geometry.num_stages, nvme_writes=writes)
     return Scheduler(
         config,
         blocks,

@@ -25,7 +25,6 @@ from pipemax_worker.runner.preparation import PreparedJob, build_processor, prep
 from pipemax_worker.runner.session import build_scheduler
 from pipemax_worker.runner.sizing import derive_session_settings
 from pipemax_worker.runner.start_messages import describe_tiers
-from pipemax_worker.runner.support import refuse_unsupported_fields
 from pipemax_worker.telemetry.progress import format_bytes
 
 
@@ -47,7 +46,6 @@ def validate_job(
     """Raises the error that ``run`` would raise for the file, the model, the input, the output or
     the sizes; faults of single lines, which ``run`` turns into records, are in the report."""
     job = load_job(job_file)
-    refuse_unsupported_fields(job, job_file)
     if not check_places:
         return ValidationReport((f"{job_file}: InferenceJob {job.metadata.name} is valid",))
     folder, model_place = locate_model(job, job_file, mounts)

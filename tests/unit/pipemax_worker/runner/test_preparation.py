@@ -11,7 +11,6 @@ from pipemax_worker.contract.request import RecordKey
 from pipemax_worker.errors import (
     InputError,
     InputNotFoundError,
-    JobFileError,
     ModelNotFoundError,
     PipemaxError,
     RequestError,
@@ -82,13 +81,6 @@ def test_an_input_without_a_byte(job: JobFolder) -> None:
     job.write_input([])
     with pytest.raises(InputError, match="the input is empty"):
         prepare_job(job.write(), {})
-
-
-def test_fields_without_effect_are_refused(job: JobFolder) -> None:
-    job.write_input([text_line("a")])
-    nvme = {"emptyDir": {}, "size": "1Mi", "writesPerDay": "1Gi"}
-    with pytest.raises(JobFileError, match=r"spec\.kvCache\.nvme\.writesPerDay"):
-        prepare_job(job.write({"kvCache.nvme": nvme}), {})
 
 
 def test_every_sampling_default_reaches_the_requests(job: JobFolder) -> None:

@@ -43,9 +43,6 @@ def test_the_file_alone(job: JobFolder) -> None:
     job_file = job.write({"model.uri": "/elsewhere", "input.uri": "pvc://data/in"})
     report = validate_job(job_file, {}, check_places=False, check_lines=False)
     assert report.lines == (f"{job_file}: InferenceJob reviews is valid",)
-    unsupported = {"kvCache.nvme": {"emptyDir": {}, "size": "1Mi", "writesPerDay": "1Gi"}}
-    with pytest.raises(JobFileError, match=r"spec\.kvCache\.nvme\.writesPerDay"):
-        validate_job(job.write(unsupported), {}, check_places=False, check_lines=False)
 
 
 @pytest.mark.parametrize(
