@@ -57,6 +57,7 @@ def make_config(geometry: KVGeometry, **overrides: Any) -> SchedulerConfig:
         "num_micro_batches": geometry.num_stages,
         "max_batched_tokens": 16,
         "expected_output_tokens": 8,
+        "order_window": 0,
     }
     return SchedulerConfig(geometry=geometry, **(settings | overrides))
 

@@ -14,6 +14,7 @@ from pipemax_worker.engine.prefix_sharing import PrefixSharing
 from pipemax_worker.engine.request_state import RequestState
 from pipemax_worker.engine.residency import Residency
 from pipemax_worker.engine.view import WaitingRequest
+from pipemax_worker.engine.waiting_queue import WaitingQueue
 from pipemax_worker.errors import RequestError
 from pipemax_worker.kvcache.block_manager import BlockManager
 
@@ -27,7 +28,7 @@ class Admission:
     requests' outputs: the sum over many requests is far better known than any one of them. Where
     the sum is wrong the scheduler preempts.
 
-    waiting       in order of arrival, without KV.
+    waiting       without KV.
     returning     preempted or parked; admitted before anyone who waits, oldest first.
     """
 
@@ -38,7 +39,7 @@ class Admission:
         residency: Residency,
         sharing: PrefixSharing,
     ) -> None:
-        self.waiting: dict[int, RequestState] = {}
+        self.waiting = WaitingQueue(config.order_window or 0)
         self.returning: dict[int, RequestState] = {}
         self.num_running = 0
         self._num_reserved_blocks = 0
@@ -116,7 +117,7 @@ class Admission:
 
     def _waiting_candidates(self) -> Iterator[WaitingRequest]:
         num_tokens = 0
-        for index, state in enumerate(self.waiting.values()):
+        for index, state in enumerate(self.waiting):
             if index >= _LOOK_AHEAD_REQUESTS or num_tokens >= self._config.token_target:
                 return
             num_found = len(self._sharing.find(state))
@@ -155,7 +156,7 @@ class Admission:
 
     def reserve(self, state: RequestState) -> None:
         """``state``, with the blocks it has found, leaves its queue."""
-        self.waiting.pop(state.request_id, None)
+        self.waiting.remove(state.request_id)
         self.returning.pop(state.request_id, None)
         state.num_projected_blocks = max(1, self._projected_blocks(state) - state.num_shared_blocks)
         self._num_reserved_blocks += state.num_projected_blocks

@@ -22,6 +22,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True):
     expected_output_tokens    of a request, until the mean of finished ones is known.
     growth_reserve_ratio      of the expected output for which room is kept at admission; below 1
                               admits more and preempts more.
+    order_window              later requests that may overtake one because their outputs may become
+                              longer; 0: in order of arrival; None: as the policy has it.
     max_tail_ratio            share of the device tier that unfilled last blocks of rotated requests
                               may take before they are stored as well.
     """
@@ -37,6 +39,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True):
     prefix_sharing: bool = True
     expected_output_tokens: int = 256
     growth_reserve_ratio: float = 1.0
+    order_window: int | None = None
     max_tail_ratio: float = 0.1
 
     @property

@@ -64,7 +64,7 @@ class Lifecycle:
         if progress is not None and self._restoration.restore(state, progress):
             self.admission.returning[state.request_id] = state
         else:
-            self.admission.waiting[state.request_id] = state
+            self.admission.waiting.add(state)
 
     # --- into a micro-batch
 

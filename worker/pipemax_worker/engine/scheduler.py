@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+import msgspec
+
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.messages import SampledToken, StageReport
 from pipemax_worker.contract.request import (
@@ -53,6 +55,8 @@ class Scheduler:
         estimator: Estimator,
         links: LinkEstimator,
     ) -> None:
+        if config.order_window is None:
+            config = msgspec.structs.replace(config, order_window=policy.order_window)
         self.config = config
         self._manager = block_manager
         self._policy = policy

@@ -174,7 +174,12 @@ class Policy(Protocol):
 
     uses_pool   whether ``SchedulerView.pool`` and ``next_resident`` are looked at.
     balances    whether the scheduler evens out the micro-batches when nobody waits any more.
+    order_window   later requests that one may be overtaken by, because their outputs may become
+                   longer; 0: first come, first served.
     """
+
+    @property
+    def order_window(self) -> int: ...
 
     @property
     def uses_pool(self) -> bool: ...

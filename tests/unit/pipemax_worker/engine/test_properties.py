@@ -40,6 +40,7 @@ def random_config(generator: random.Random, geometry: KVGeometry) -> SchedulerCo
         prefix_sharing=generator.random() < 0.6,
         growth_reserve_ratio=generator.choice([0.0, 0.5, 1.0]),
         expected_output_tokens=generator.choice([1, 8, 24]),
+        order_window=generator.choice([0, 4, None]),
     )
 
 

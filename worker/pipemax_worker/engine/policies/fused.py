@@ -29,6 +29,7 @@ class FusedPolicy:
 
     uses_pool = False
     balances = True
+    order_window = 1024
 
     def compose(self, view: SchedulerView, now: float) -> Composition:
         preempt = choose_preemptions(view, num_short_blocks(view))

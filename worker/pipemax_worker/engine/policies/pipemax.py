@@ -46,6 +46,7 @@ class PipeMaxPolicy:
 
     uses_pool = True
     balances = True
+    order_window = 0
 
     def compose(self, view: SchedulerView, now: float) -> Composition:
         preempt = choose_preemptions(view, num_short_blocks(view))

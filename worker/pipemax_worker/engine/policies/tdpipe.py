@@ -38,6 +38,7 @@ class TDPipePolicy:
 
     uses_pool = False
     balances = False
+    order_window = 0
 
     def compose(self, view: SchedulerView, now: float) -> Composition:
         preempt = recompute_youngest(view)

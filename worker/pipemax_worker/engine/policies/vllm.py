@@ -18,6 +18,7 @@ class VLLMPolicy:
 
     uses_pool = False
     balances = False
+    order_window = 0
 
     def compose(self, view: SchedulerView, now: float) -> Composition:
         preempt = recompute_youngest(view)
