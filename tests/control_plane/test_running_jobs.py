@@ -127,7 +127,7 @@ def test_a_deadline_and_a_deletion_keep_what_is_done(job: RealNodeJob, nodes: No
         late.patch({"deadline": "1s"})
         job.plane.kubectl("delete", "ij", deleted.name, "-n", job.namespace)
         failed = eventually(late, reaches(late, "Failed"))
-        eventually(job, lambda: not job.pods(), 40)
+        eventually(job, lambda: not job.pods())
         eventually(job, lambda: exit_codes() == {STOPPED})
     job.note("pods gone")
     assert condition(failed, "Failed")["reason"] == "DeadlineExceeded"
@@ -169,7 +169,7 @@ def test_a_model_that_is_not_there(job: RealNodeJob, nodes: Nodes) -> None:
     empty.mkdir()
     model = {"uri": f"hostPath://{empty}", "name": "tiny"}
     job.apply(job.document(node.nvme, stages=2, scheduling=pin_to(node), model=model))
-    failed = condition(eventually(job, reaches(job, "Failed"), 60), "Failed")
+    failed = condition(eventually(job, reaches(job, "Failed")), "Failed")
     assert failed["reason"] == "ModelNotFound"
     assert "config.json" in failed["message"]
     assert not job.num_records()
@@ -185,7 +185,7 @@ def test_a_frozen_worker_comes_back_as_a_zombie(job: RealNodeJob, nodes: Nodes) 
     assert frozen.freeze_workers()
     try:
         job.note("frozen")
-        done = eventually(job, reaches(job, "Complete"), 200)
+        done = eventually(job, reaches(job, "Complete"))
         job.note("Complete")
         assert done["progress"]["summary"] == SUMMARY
         job.check_answers()

@@ -15,7 +15,7 @@ INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 SLOW = {"device": "cpu", "maxNumRequests": 2, "lookAhead": 4}
 
 
-def eventually(job: RealNodeJob, found: Callable[[], Any], timeout_seconds: float = 120.0) -> Any:
+def eventually(job: RealNodeJob, found: Callable[[], Any], timeout_seconds: float = 240.0) -> Any:
     """The first true answer. AssertionError with all that Kubernetes knows if there is none."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
