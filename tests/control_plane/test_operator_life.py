@@ -33,6 +33,9 @@ from kit.control_plane.operator_scenes import (
 from kit.control_plane.stand_in_node import StandInNode
 from pipemax_operator.crd import build_crd
 
+# They share a control plane of their own; the longest of them would keep a test process busy alone.
+pytestmark = pytest.mark.xdist_group("operator-life")
+
 NUM_KILLS = 20
 LEASE_SECONDS = 6
 
