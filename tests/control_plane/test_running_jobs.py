@@ -73,10 +73,10 @@ def test_an_evicted_pods_kv_is_adopted_by_another_index(job: RealNodeJob, nodes:
     """The first is evicted where nothing else may start, so that it waits; when the second is, the
     first gets its node, and goes on with what the second has parked there."""
     node, closed = nodes["a"], nodes["b"]
-    loss = {"takeOverAfter": "10s"}
+    # Nobody takes over so soon what the first has in hand: the job cannot end without it.
+    loss = {"takeOverAfter": "5m"}
     job.apply(job.document(node.nvme, stages=2, nodes=2, engine=SLOW, nodeLoss=loss))
-    eventually(job, runs_with_records(job, 2))
-    first, second = by_node(eventually(job, lambda: running_pods(job, 2)), closed, node)
+    first, second = by_node(eventually(job, lambda: both_at_work(job)), closed, node)
     job.plane.kubectl("cordon", closed.name)
     try:
         with job.watching_exit_codes() as exit_codes:
@@ -99,6 +99,13 @@ def test_an_evicted_pods_kv_is_adopted_by_another_index(job: RealNodeJob, nodes:
     job.note("Complete")
     assert done["progress"]["summary"] == SUMMARY
     job.check_answers()
+
+
+def both_at_work(job: RealNodeJob) -> list[Document]:
+    """Both pods, once each has requests in hand and some are done."""
+    pods = running_pods(job, 2) if job.num_records() else []
+    in_hand = [read_metrics(pod).get("pipemax_requests_in_flight", 0) for pod in pods]
+    return pods if all(in_hand) else []
 
 
 def by_node(pods: list[Document], *nodes: RealNode) -> list[Document]:
@@ -179,8 +186,7 @@ def test_a_frozen_worker_comes_back_as_a_zombie(job: RealNodeJob, nodes: Nodes) 
     """The other one takes over what it had in hand; what it does after that changes nothing."""
     loss = {"takeOverAfter": "10s"}
     job.apply(job.document(nodes["b"].nvme, stages=2, nodes=2, engine=SLOW, nodeLoss=loss))
-    pods = eventually(job, lambda: running_pods(job, 2))
-    eventually(job, lambda: all(read_metrics(pod).get("pipemax_requests_total") for pod in pods))
+    eventually(job, lambda: both_at_work(job))
     frozen = nodes["b"]
     assert frozen.freeze_workers()
     try:
