@@ -85,10 +85,13 @@ def paged_attention(
         table(chunk_at, num_tiles), strict=True,
     )  # fmt: skip
     num_results = table(merge_at, num_rows + 1)[-1]
-    results = torch.full((max(1, num_results), num_heads, head_dim), math.nan)
-    scores = torch.full((max(1, num_results), num_heads), math.nan)
-    assert results.numel() * out.element_size() <= scores_at
-    assert scores_at + 4 * scores.numel() <= floats.numel()
+    # Without chunks a row's result goes straight to where output_starts says.
+    num_places = num_results if is_split else len(out)
+    results = torch.full((max(1, num_places), num_heads, head_dim), math.nan)
+    scores = torch.full((max(1, num_places), num_heads), math.nan)
+    if is_split:
+        assert results.numel() * out.element_size() <= scores_at
+        assert scores_at + 4 * scores.numel() <= floats.numel()
     for is_valid, request, query_tile, chunk in tiles:
         if not is_valid:
             continue
@@ -117,8 +120,8 @@ def paged_attention(
                 scores[place, head] = logits.logsumexp(0) if len(logits) else -math.inf
                 results[place, head] = logits.softmax(0) @ values[seen, kv_head]
     if not is_split:
-        num_results = output_starts[-1]
-        out[:num_results] = results[:num_results].to(out.dtype)
+        written = ~scores[: len(out)].isnan().any(dim=1)
+        out[written] = results[: len(out)][written].to(out.dtype)
         return
     merge_starts = table(merge_at, num_rows + 1)
     for row in range(table(rows_at, 1)[0]):

@@ -129,7 +129,7 @@ class _PartTables:
     ) -> None:
         is_decode = name == "decode"
         shape: PartShape = layout.shape.decode if is_decode else layout.shape.prompts
-        first_row = 0 if is_decode else layout.shape.decode.num_rows
+        first_row = 0 if is_decode else layout.shape.prompts_start or 0
         self.rows = slice(first_row, first_row + shape.num_rows)
         self.mask = NOT_CAUSAL if is_decode else CAUSAL
         self.plan = layout.attention_plan(name, workspace.scores_offset_bytes)

@@ -132,12 +132,17 @@ def pack_tokens(
         padded.put(words[layout["fed_back"].slice], fed_back, -1)
 
 
+def prompts_start(plan: StepPlan, shape: StepShape) -> int:
+    return plan.decode.num_rows if shape.prompts_start is None else shape.prompts_start
+
+
 class _PaddedRows:
-    """Where the batch's rows go: decoding ones to the front, prompts behind their padding."""
+    """Where the batch's rows go: decoding ones to the front, then prompts, behind padding if they
+    must begin at a known place."""
 
     def __init__(self, plan: StepPlan, shape: StepShape) -> None:
         self._num_decode = plan.decode.num_rows
-        self._prompts_start = shape.decode.num_rows
+        self._prompts_start = prompts_start(plan, shape)
         self._prompts_end = self._prompts_start + plan.prompts.num_rows
 
     def put(self, target: Int32s, values: Sequence[int] | np.ndarray, padding: int) -> None:
@@ -164,13 +169,17 @@ def _pack_part(
     def region(key: str) -> Int32s:
         return words[layout[f"{name}.{key}"].slice]
 
-    _put(region("query_starts"), query_starts, part.num_rows)
+    # Where a graph does not know the first row, the tables count from the step's first one.
+    is_absolute = part is plan.prompts and layout.shape.prompts_start is None
+    first_row = plan.decode.num_rows if is_absolute else 0
+    _put(region("query_starts"), query_starts + first_row, part.num_rows + first_row)
     _put(region("page_starts"), page_starts, int(page_starts[-1]))
     _put(region("last_page_tokens"), last_page, 1)
     _put(region("request"), tiles.request, part.num_requests)
     _put(region("query_tile"), tiles.query_tile, 0)
     _put(region("chunk"), tiles.chunk, 0)
-    _put(region("output_starts"), tiles.output_starts, tiles.num_partial_results)
+    last_output = tiles.num_partial_results + first_row
+    _put(region("output_starts"), tiles.output_starts + first_row, last_output)
     _put(region("merge_starts"), tiles.merge_starts, tiles.num_partial_results)
     region("chunk_tokens")[:] = tiles.chunk_tokens
     region("num_rows")[:] = part.num_rows

@@ -2,7 +2,7 @@
 
 Rows of decoding requests, one each, come first; then those of prompt chunks: two attention launches
 beside one batch of matrix products (one launch for both would give decoding rows the large tiles of
-prompts). Each part is padded by itself, so that a captured graph finds both where it left them.
+prompts).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipemax_worker.stage.batch import HostIndices
+from pipemax_worker.stage.model.cuda.gemm_table import GemmTable
 from pipemax_worker.stage.model.cuda.tiles import (
     Int64s,
     Tiles,
@@ -24,7 +25,14 @@ MAX_GRAPH_ROWS = 768
 """Above it a step computes long enough to hide its launches."""
 
 MAX_GRAPH_PROMPTS = 16
-SAMPLED_MULTIPLE = 8
+SAMPLED_MULTIPLE = 32
+"""The LM head takes as long for 32 rows as for one: it reads its weights."""
+
+MAX_WHOLE_CONTEXT = 2048
+"""Contexts of prompts up to it are not cut into chunks beside decoding rows: those take longer."""
+
+NO_TILE_ROWS = 128
+"""Of a part without rows: any one value."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class PartShape:
-    """Sizes of one part, padding included."""
+    """Sizes of one part, padding included: rows are those that its launches may touch."""
 
     num_rows: int
     num_requests: int
@@ -85,17 +93,20 @@ class PartShape:
 
 @dataclass(frozen=True)
 class StepShape:
-    """Sizes of a step: what a captured graph is good for."""
+    """Sizes of a step: what a captured graph is good for.
 
+    prompts_start   the row where prompts begin; None: right behind the decoding rows, wherever
+                    these end, which the tables say. (Rows of prompts that are merged from several
+                    chunks must begin at a place that the graph knows.)
+    """
+
+    num_rows: int
     decode: PartShape
     prompts: PartShape
+    prompts_start: int | None
     num_sampled: int
     is_fed_back: bool = False
     """Whether some token ids are on the device already."""
-
-    @property
-    def num_rows(self) -> int:
-        return self.decode.num_rows + self.prompts.num_rows
 
     @property
     def can_be_captured(self) -> bool:
@@ -116,10 +127,22 @@ def plan_step(host: HostIndices, limits: PlanLimits) -> StepPlan:
     return StepPlan(
         host,
         _plan_part(num_new[:num_decode], host.context_lens[:num_decode], 0, limits),
-        _plan_part(num_new[num_decode:], host.context_lens[num_decode:], num_decode, limits),
+        _plan_part(
+            num_new[num_decode:],
+            host.context_lens[num_decode:],
+            num_decode,
+            _prompt_limits(host.context_lens[num_decode:], num_decode, limits),
+        ),
         page_starts,
         _used_blocks(host, num_pages),
     )
+
+
+def _prompt_limits(context_lens: Int64s, num_decode: int, limits: PlanLimits) -> PlanLimits:
+    longest = int(context_lens.max(initial=1))
+    if num_decode == 0 or longest > MAX_WHOLE_CONTEXT or limits.chunk_tokens is not None:
+        return limits
+    return replace(limits, chunk_tokens=longest)
 
 
 def _plan_part(num_new: Int64s, context_lens: Int64s, first_row: int, limits: PlanLimits) -> Part:
@@ -144,9 +167,9 @@ def _used_blocks(host: HostIndices, num_pages: Int64s) -> Int64s:
 
 def exact_shape(plan: StepPlan) -> StepShape:
     """Without padding."""
-    return StepShape(
-        _exact_part(plan.decode), _exact_part(plan.prompts), len(plan.host.sample_rows)
-    )
+    decode, prompts = _exact_part(plan.decode), _exact_part(plan.prompts)
+    num_rows = decode.num_rows + prompts.num_rows
+    return StepShape(num_rows, decode, prompts, decode.num_rows, len(plan.host.sample_rows))
 
 
 def _exact_part(part: Part) -> PartShape:
@@ -156,45 +179,34 @@ def _exact_part(part: Part) -> PartShape:
     )
 
 
-def padded_shape(plan: StepPlan) -> StepShape:
-    """The next larger of the shapes that graphs are captured for. There is always a request more
-    than there are: one without rows, whose tiles those are that only pad."""
-    decode, prompts = plan.decode.tiles, plan.prompts.tiles
-    num_decode = round_up(plan.decode.num_rows, 8)
-    num_rows = plan.prompts.num_rows
+def padded_shape(plan: StepPlan, table: GemmTable | None = None) -> StepShape:
+    """The next larger of the shapes that graphs are captured for: of row counts that are fast by
+    ``table``. There is always a request more than there are: one without rows, whose tiles those
+    are that only pad."""
+    num_decode, num_prompt_rows = plan.decode.num_rows, plan.prompts.num_rows
+    start = round_up(num_decode, 8) if plan.prompts.tiles.is_split else None
+    num_rows = round_up((num_decode if start is None else start) + num_prompt_rows, 8)
+    if table is not None:
+        num_rows = table.padded_rows(num_rows)
     num_prompts = plan.prompts.num_requests
+    decode_rows = num_rows if start is None else start
     return StepShape(
-        PartShape(
-            num_decode,
-            num_decode + 1,
-            round_up_quarter(decode.num_tiles, 32),
-            decode.tile_rows,
-            decode.is_split,
+        num_rows,
+        _padded_part(plan.decode, decode_rows, decode_rows + 1),
+        _padded_part(
+            plan.prompts, num_rows - (start or 0), round_up(num_prompts + 1, MAX_GRAPH_PROMPTS)
         ),
-        PartShape(
-            round_up(num_rows, 8 if num_rows <= 64 else 16),
-            round_up(num_prompts + 1, MAX_GRAPH_PROMPTS) if num_prompts else 0,
-            round_up_quarter(prompts.num_tiles, 32),
-            prompts.tile_rows if num_prompts else 128,
-            prompts.is_split,
-        ),
+        start,
         round_up(len(plan.host.sample_rows), SAMPLED_MULTIPLE),
     )
 
 
-def widened(shape: StepShape, num_rows: int) -> StepShape:
-    """With further rows that only pad, up to ``num_rows`` of them in all: before the prompts' if
-    there are decoding rows."""
-    more = num_rows - shape.num_rows
-    if more <= 0:
-        return shape
-    decode, prompts = shape.decode, shape.prompts
-    if decode.num_rows == 0:
-        return replace(shape, prompts=replace(prompts, num_rows=prompts.num_rows + more))
-    wider = replace(
-        decode, num_rows=decode.num_rows + more, num_requests=decode.num_requests + more
-    )
-    return replace(shape, decode=wider)
+def _padded_part(part: Part, num_rows: int, num_requests: int) -> PartShape:
+    if part.num_rows == 0:
+        return PartShape(0, 0, 0, NO_TILE_ROWS, False)
+    tiles = part.tiles
+    num_tiles = round_up_quarter(tiles.num_tiles, 32)
+    return PartShape(num_rows, num_requests, num_tiles, tiles.tile_rows, tiles.is_split)
 
 
 def round_up(number: int, multiple: int) -> int:

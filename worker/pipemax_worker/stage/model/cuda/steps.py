@@ -19,7 +19,12 @@ from pipemax_worker.stage.model.cuda.gemm_table import GemmTable
 from pipemax_worker.stage.model.cuda.graphs import StepGraphs
 from pipemax_worker.stage.model.cuda.kernels import FlashInferKernels
 from pipemax_worker.stage.model.cuda.library import FlashInfer
-from pipemax_worker.stage.model.cuda.step_inputs import StepLayout, pack_step, pack_tokens
+from pipemax_worker.stage.model.cuda.step_inputs import (
+    StepLayout,
+    pack_step,
+    pack_tokens,
+    prompts_start,
+)
 from pipemax_worker.stage.model.cuda.step_plan import (
     SAMPLED_MULTIPLE,
     PlanLimits,
@@ -29,7 +34,6 @@ from pipemax_worker.stage.model.cuda.step_plan import (
     padded_shape,
     plan_step,
     round_up,
-    widened,
 )
 from pipemax_worker.stage.model.cuda.tiles import Int32s
 from pipemax_worker.stage.model.cuda.workspace import FIRST_CAPACITY, Capacity, Workspace
@@ -95,9 +99,7 @@ class CudaSteps:
         """Plan a step, for a :meth:`run` of the same batch that follows: what takes the host
         longest can be done before the step's input is there."""
         plan = plan_step(batch.host, self._limits(batch.block_tokens))
-        shape = padded_shape(plan)
-        if self.gemm_table is not None:
-            shape = widened(shape, self.gemm_table.padded_rows(shape.num_rows))
+        shape = padded_shape(plan, self.gemm_table)
         if not shape.can_be_captured:
             shape = exact_shape(plan)
         self._prepared = self._pack(plan, StepLayout(shape), batch, kv.shape[0] - 1)
@@ -182,7 +184,7 @@ class CudaSteps:
         if self._is_last:
             return leaving[: len(plan.host.sample_rows)]
         num_decode, num_prompt_rows = plan.decode.num_rows, plan.prompts.num_rows
-        first = shape.decode.num_rows
+        first = prompts_start(plan, shape)
         return torch.cat((leaving[:num_decode], leaving[first : first + num_prompt_rows]))
 
     def _limits(self, block_tokens: int) -> PlanLimits:
