@@ -51,11 +51,16 @@ def operator(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Ite
 
 @pytest.fixture
 def job(
-    control_plane: ControlPlane, nodes: Nodes, operator: None, namespace: str
+    control_plane: ControlPlane,
+    nodes: Nodes,
+    operator: None,
+    namespace: str,
+    request: pytest.FixtureRequest,
 ) -> Iterator[RealNodeJob]:
-    """A job's folders; its pods are gone before the next test wants the nodes."""
-    host = nodes["a"].folder.parent
-    job = RealNodeJob(control_plane, namespace, host, NUM_FILES, LINES_PER_FILE)
+    """A job's folders; its pods are gone before the next test wants the nodes. A parameter: how
+    many files it has."""
+    host, num_files = nodes["a"].folder.parent, getattr(request, "param", NUM_FILES)
+    job = RealNodeJob(control_plane, namespace, host, num_files, LINES_PER_FILE)
     yield job
     control_plane.kubectl("delete", "ij", "--all", "-n", namespace, "--ignore-not-found")
     control_plane.kubectl("delete", "pods", "--all", "-n", namespace, "--force")
@@ -95,6 +100,7 @@ def runs_with_records(job: RealNodeJob, at_least: int) -> Callable[[], bool]:
 
 # Few requests at a time: the job lasts long enough for a fault in its middle.
 SLOW = {"device": "cpu", "maxNumRequests": 2, "lookAhead": 4}
+SLOWEST = {**SLOW, "maxNumRequests": 1, "lookAhead": 1}
 
 
 def test_from_apply_to_records(job: RealNodeJob, nodes: Nodes) -> None:
@@ -106,6 +112,8 @@ def test_from_apply_to_records(job: RealNodeJob, nodes: Nodes) -> None:
     assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
     eventually(job, reaches(job, "Running"))
     job.note("Running")
+    eventually(job, lambda: "Preflight" in {c["type"] for c in job.status()["conditions"]})
+    assert condition(job.status(), "Preflight")["status"] == "True"
     metrics, rows = watch_to_the_end(job, pod)
     job.note("Complete")
     print(*rows, sep="\n")
@@ -172,9 +180,10 @@ def test_a_missing_input_is_told_within_a_minute(job: RealNodeJob, nodes: Nodes)
 
 
 def test_a_killed_worker_and_a_lost_node(job: RealNodeJob, nodes: Nodes) -> None:
-    """One test for both: each waits a minute until the dead worker's silence is noticed."""
+    """One test for both: each waits until the dead worker's silence is noticed."""
     kept, lost = nodes["a"], nodes["b"]
-    job.apply(job.document(lost.nvme, stages=2, nodes=2, engine=SLOW))
+    node_loss = {"takeOverAfter": "20s"}
+    job.apply(job.document(lost.nvme, stages=2, nodes=2, engine=SLOW, nodeLoss=node_loss))
     pods = eventually(job, lambda: all_running(job, 2))
     assert {pod["spec"]["nodeName"] for pod in pods} == {node.name for node in nodes.values()}
     eventually(job, runs_with_records(job, 2))
@@ -193,6 +202,38 @@ def test_a_killed_worker_and_a_lost_node(job: RealNodeJob, nodes: Nodes) -> None
     job.note("node is back")
     eventually(job, lambda: all(is_over(pod) for pod in job.pods()))
     assert job.status()["phase"] == "Complete"
+    job.check_answers()
+
+
+@pytest.mark.parametrize("job", [5 * NUM_FILES], indirect=True)
+def test_a_worker_of_a_lost_node_is_replaced_and_comes_back(job: RealNodeJob, nodes: Nodes) -> None:
+    """The node is cut off, its worker works on: two of them for one job, until the node is back."""
+    node_loss = {"policy": "Replace", "replaceAfter": "3s", "takeOverAfter": "20s"}
+    nvme = nodes["a"].nvme
+    job.apply(job.document(nvme, stages=1, engine=SLOWEST, nodeLoss=node_loss))
+    (first,) = eventually(job, lambda: all_running(job, 1))
+    (lost,) = (node for node in nodes.values() if node.name == first["spec"]["nodeName"])
+    eventually(job, runs_with_records(job, 1))
+    (zombie,) = job.writers()
+    lost.freeze()
+    job.note("node cut off")
+    try:
+        eventually(job, lambda: any(is_new(pod, [first]) for pod in all_running(job, 1)))
+        job.note("worker replaced")
+        (second,) = job.pods()
+        assert second["spec"]["nodeName"] not in ("", lost.name)
+        assert condition(job.status(), "NodeLost")["reason"] == "WorkersReplaced"
+        eventually(job, lambda: len(job.writers()) == 2)
+        job.note("the new one writes")
+        num_by_zombie = job.writers()[zombie]
+        eventually(job, lambda: job.writers()[zombie] > num_by_zombie)
+        job.note("the old one still does")
+    finally:
+        lost.thaw()
+    job.note("node back")
+    done = eventually(job, reaches(job, "Complete"), 200)
+    job.note("Complete")
+    assert done["progress"]["completed"] == len(job.lines)
     job.check_answers()
 
 

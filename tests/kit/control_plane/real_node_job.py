@@ -144,10 +144,10 @@ class RealNodeJob:
         return sum(path.read_bytes().count(b"\n") for path in files)
 
     def writers(self) -> Counter[str]:
-        """How many records each pod has written so far."""
+        """How many records each worker has written so far."""
         files = sorted((self.output / "results").glob("*.jsonl"))
         records = [json.loads(line) for path in files for line in path.read_bytes().splitlines()]
-        return Counter(record["pipemax"]["worker"].rsplit("-", 3)[0] for record in records)
+        return Counter(record["pipemax"]["worker"] for record in records)
 
     def check_answers(self) -> None:
         """Every request has one record, and 99 % of the answers are right."""
