@@ -73,9 +73,7 @@ def test_an_evicted_pods_kv_is_adopted_by_another_index(job: RealNodeJob, nodes:
     """The first is evicted where nothing else may start, so that it waits; when the second is, the
     first gets its node, and goes on with what the second has parked there."""
     node, closed = nodes["a"], nodes["b"]
-    # Nobody takes over so soon what the first has in hand: the job cannot end without it.
-    loss = {"takeOverAfter": "5m"}
-    job.apply(job.document(node.nvme, stages=2, nodes=2, engine=SLOW, nodeLoss=loss))
+    job.apply(job.document(node.nvme, stages=2, nodes=2, engine=SLOW))
     first, second = by_node(eventually(job, lambda: both_at_work(job)), closed, node)
     job.plane.kubectl("cordon", closed.name)
     try:
