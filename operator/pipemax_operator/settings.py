@@ -18,7 +18,7 @@ class OperatorSettings:
     memory_overhead_bytes                of a worker besides host KV and shared memory.
     gpus_for_cpu_jobs                    GPUs that the pod of a job on the CPU reserves: on nodes
                                          kept for one job at a time, or to try placement out.
-    max_retries                          how often one worker is started again after failures, before
+    max_retries                          how often one worker that fails is started again, before
                                          the others do without it.
     poll_seconds                         how often running workers are asked for their progress.
     system_namespace, system_name        where the operator keeps objects of its own, and the name
