@@ -63,6 +63,8 @@ class ObjectCache:
         job = job_of(document)
         entries[key] = _Entry(metadata["uid"], version, job, _encode(document))
         if key.kind == "Pod":
+            if known is not None:
+                self._leave_job(key, known.job)
             self._pods_of_job.setdefault((key.namespace, job), set()).add(key)
         return True
 
@@ -80,11 +82,14 @@ class ObjectCache:
             return False
         del self._entries[key.kind][key]
         if key.kind == "Pod":
-            pods = self._pods_of_job[(key.namespace, known.job)]
-            pods.discard(key)
-            if not pods:
-                del self._pods_of_job[(key.namespace, known.job)]
+            self._leave_job(key, known.job)
         return True
+
+    def _leave_job(self, key: ObjectKey, job: str) -> None:
+        pods = self._pods_of_job[(key.namespace, job)]
+        pods.discard(key)
+        if not pods:
+            del self._pods_of_job[(key.namespace, job)]
 
     def get(self, kind: str, namespace: str, name: str) -> Document | None:
         key = ObjectKey(kind, namespace, name)

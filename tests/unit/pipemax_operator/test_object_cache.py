@@ -69,6 +69,15 @@ def test_pods_are_found_by_their_job() -> None:
     assert cache.job_named_by(ObjectKey("Pod", "a", "other-0")) == "other"
 
 
+def test_a_pod_that_is_given_another_job_leaves_the_first() -> None:
+    cache = ObjectCache()
+    cache.store(document("Pod", "p", 1, job="reviews"))
+    cache.store(document("Pod", "p", 2, job="other"))
+    assert cache.pods_of("a", "reviews") == []
+    assert cache.remove(document("Pod", "p", 3, job="other"))
+    assert cache.pods_of("a", "other") == []
+
+
 def test_what_nobody_reads_is_not_kept_and_what_is_read_may_be_changed() -> None:
     cache = ObjectCache()
     cache.store(document("Pod", "reviews-0", job="reviews"))
