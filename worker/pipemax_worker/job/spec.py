@@ -93,8 +93,9 @@ class InferenceJobSpec(Section):
     """Longest time the job may run, such as `12h`; what is done by then is kept. Absent: none."""
 
     start_deadline: Duration = Field(default=600, json_schema_extra={"default": "10m"})
-    """Longest time that pods which cannot run (no node, no image, no volume) are waited for; then
-    the job fails with the cluster's own reason. No effect outside a cluster."""
+    """Longest time that pods which cannot run (no node, no image, no volume), or that fail again
+    and again before any request was worked on, are waited for; then the job fails with the
+    cluster's or the worker's own reason. No effect outside a cluster."""
 
     suspend: bool = False
     """Stop, keep what is done, and go on when this is false again."""
