@@ -37,11 +37,12 @@ class RowBuilder:
         """Rows for ``chosen``, (request, number of tokens), as far as there are blocks."""
         ids = [state.request_id for state, _ in chosen]
         keep = set(ids)
-        num_computed = 0
+        num_computed, block_tokens = 0, self._block_tokens
         for index, (state, num_tokens) in enumerate(chosen):
-            if not state.is_resident:
+            num_blocks = len(state.block_ids)
+            if len(state.on_device) != num_blocks:
                 continue  # an older row has taken its blocks
-            if state.num_computed_tokens + num_tokens > len(state.block_ids) * self._block_tokens:
+            if state.num_computed_tokens + num_tokens > num_blocks * block_tokens:
                 num_tokens = self._allocate(
                     state, num_tokens, micro_batch_id, keep
                 ) or self._allocate(state, 1, micro_batch_id, set(ids[: index + 1]))
@@ -72,9 +73,10 @@ class RowBuilder:
         """The hot path: some microseconds a row, 256 rows a step."""
         start = state.num_computed_tokens
         end = start + num_tokens
-        needs_sample = draft.add_row(
-            state, num_tokens, self._lifecycle.residency.packed_slots(state)
-        )
+        slots = state.packed_slots
+        if slots is None:
+            slots = self._lifecycle.residency.packed_slots(state)
+        needs_sample = draft.add_row(state, num_tokens, slots)
         if start < state.num_prompt_tokens or start < state.num_ever_computed:
             self._lifecycle.accounting.note_prefill(state, num_tokens)
         block_tokens, block_ids = self._block_tokens, state.block_ids
@@ -92,8 +94,9 @@ class RowBuilder:
     def _commit_and_store(self, draft: MessageDraft) -> None:
         """Index what these rows fill, for later messages, and write it through to HOST."""
         full: list[int] = []
+        block_tokens = self._block_tokens
         for state in draft.states:
-            num_full_blocks = state.num_computed_tokens // self._block_tokens
+            num_full_blocks = state.num_computed_tokens // block_tokens
             if num_full_blocks > state.num_stored_blocks:
                 full += state.block_ids[state.num_stored_blocks : num_full_blocks]
                 state.num_stored_blocks = num_full_blocks

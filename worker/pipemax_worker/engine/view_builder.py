@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from heapq import nlargest
 from itertools import islice
+from operator import attrgetter
 
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.engine.config import SchedulerConfig
@@ -26,6 +27,7 @@ _MAX_LACKING = 64
 _MAX_PREEMPTIBLE = 8
 _MAX_POOLED = 128
 _EMPTY = BatchShape(0, 0, 0)
+_LEAST_RECENTLY_RUN = attrgetter("last_turn", "request_id")
 
 
 class ViewBuilder:
@@ -89,19 +91,24 @@ class ViewBuilder:
         )
 
     def _ready(self, micro_batch: MicroBatch) -> tuple[ReadyRequest, ...]:
+        """The hot path: once for every row of every turn."""
         run_ahead, block_tokens = self._config.run_ahead, self._config.block_tokens
         states = [s for s in micro_batch.resident.values() if s.is_ready(run_ahead)]
-        states.sort(key=_least_recently_run)
-        return tuple(
-            ReadyRequest(
-                state.request_id,
-                state.num_remaining_tokens,
-                state.num_computed_tokens,
-                state.num_new_blocks(1, block_tokens),
-                state.num_in_flight == 0,
+        states.sort(key=_LEAST_RECENTLY_RUN)
+        rows = []
+        for state in states:
+            num_computed = state.num_computed_tokens
+            num_blocks = -(-(num_computed + 1) // block_tokens)
+            rows.append(
+                ReadyRequest(
+                    state.request_id,
+                    len(state.token_ids) + state.num_unknown_tokens - num_computed,
+                    num_computed,
+                    num_blocks - len(state.block_ids),
+                    state.num_in_flight == 0,
+                )
             )
-            for state in states
-        )
+        return tuple(rows)
 
     def _pool(self, following: MicroBatch | None) -> tuple[PooledRequest, ...]:
         """An even part from each micro-batch, so that a large pool costs no more than a small."""
@@ -161,7 +168,3 @@ def _resident_shape(micro_batch: MicroBatch | None) -> BatchShape:
     resident = micro_batch.resident.values()
     num_tokens = sum(state.num_computed_tokens for state in resident)
     return BatchShape(len(resident), num_tokens, len(resident))
-
-
-def _least_recently_run(state: RequestState) -> tuple[int, int]:
-    return state.last_turn, state.request_id
