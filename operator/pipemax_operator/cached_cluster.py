@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,11 @@ from pipemax_operator import names
 from pipemax_operator.api_server import ApiServer
 from pipemax_operator.cluster import KubernetesCluster
 from pipemax_operator.object_cache import ObjectCache
+from pipemax_operator.rare_reads import RareReads
 
 Document = dict[str, Any]
+
+_EVENTS_FRESH_SECONDS = 15.0
 
 
 class CachedCluster(KubernetesCluster):
@@ -20,6 +24,7 @@ class CachedCluster(KubernetesCluster):
     def __init__(self, api: ApiServer, cache: ObjectCache) -> None:
         super().__init__(api)
         self._cache = cache
+        self._event_reads = RareReads(_EVENTS_FRESH_SECONDS, time.monotonic)
 
     async def get_inference_job(self, namespace: str, name: str) -> Document | None:
         return self._cache.get(names.KIND, namespace, name)
@@ -29,6 +34,12 @@ class CachedCluster(KubernetesCluster):
 
     async def list_pods(self, namespace: str, job_name: str) -> Sequence[Document]:
         return self._cache.pods_of(namespace, job_name)
+
+    async def list_warnings(self, namespace: str, pod_uid: str) -> Sequence[Document]:
+        async def ask() -> Sequence[Document]:
+            return await KubernetesCluster.list_warnings(self, namespace, pod_uid)
+
+        return await self._event_reads.if_idle(pod_uid, ask)
 
     async def refresh(self, namespace: str, name: str) -> None:
         """Ask the API server for one InferenceJob and its children: three calls."""
