@@ -146,13 +146,15 @@ def test_replayed_steps_are_those_launched(folder: Path) -> None:
 def test_graphs_do_not_pile_up_memory(folder: Path) -> None:
     """After some, further ones take next to none of PyTorch's."""
     model = paged(folder)
+    (steps,) = steps_of(model)
+    steps.gemm_table = None  # it would leave fewer shapes
     model.forward({n: tokens(20, n) for n in range(40)})
     used = []
     for num_rows in range(1, 41):
         for _ in range(2):
             model.forward({n: [n] for n in range(num_rows)})
         used.append(torch.cuda.memory_allocated())
-    assert steps_of(model)[0]._graphs.num_captured >= 5
+    assert steps._graphs.num_captured >= 5
     assert used[-1] - used[15] < 4 << 20
 
 
