@@ -205,7 +205,7 @@ def test_a_killed_worker_and_a_lost_node(job: RealNodeJob, nodes: Nodes) -> None
     job.check_answers()
 
 
-@pytest.mark.parametrize("job", [5 * NUM_FILES], indirect=True)
+@pytest.mark.parametrize("job", [4 * NUM_FILES], indirect=True)
 def test_a_worker_of_a_lost_node_is_replaced_and_comes_back(job: RealNodeJob, nodes: Nodes) -> None:
     """The node is cut off, its worker works on: two of them for one job, until the node is back."""
     node_loss = {"policy": "Replace", "replaceAfter": "3s", "takeOverAfter": "20s"}
