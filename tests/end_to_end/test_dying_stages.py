@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import random
 import signal
@@ -93,6 +94,27 @@ def test_requests_that_kill_a_stage_get_error_records_and_all_others_their_answe
     assert "pipeline  started again" in said.out
     assert words in said.err
     assert words in job.by_id()["r5"]["error"]["message"]
+
+
+def test_a_lost_gpu_ends_the_run_and_another_machine_goes_on(
+    job: JobFolder, monkeypatch: pytest.MonkeyPatch, expected: dict[str, str]
+) -> None:
+    log = job.folder / "termination-log"
+    monkeypatch.setenv("PIPEMAX_TERMINATION_LOG", str(log))
+    job.write_input(lines_with_poison((5,)))
+    job.write(SPEC | {"engine.maxNumRequests": 2, "engine.lookAhead": 2})
+    assert run_poisoned(job, monkeypatch, "main_losing_its_gpu", "--quiet") == 72
+    said = json.loads(log.read_bytes())
+    assert (said["reason"], said["exitCode"]) == ("GpuLost", 72)
+    assert "uncorrectable ECC error" in said["message"]
+    done = job.by_id()
+    assert 0 < len(done) < NUM_LINES
+    assert not [name for name in done if error_code(done[name])], "nobody is to blame for it"
+    monkeypatch.undo()
+    assert job.run("--quiet") == 0
+    assert job.by_id().keys() == expected.keys()
+    assert all(answer_text(record) for record in job.by_id().values())
+    assert done.items() <= job.by_id().items(), "what was finished is not done again"
 
 
 def test_a_request_that_makes_a_stage_hang(

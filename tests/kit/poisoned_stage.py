@@ -56,6 +56,15 @@ def main_raising(config_bytes: bytes) -> None:
     _run(config_bytes, fail)
 
 
+def main_losing_its_gpu(config_bytes: bytes) -> None:
+    """As CUDA says it of a card whose memory has failed."""
+
+    def fail() -> None:
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+
+    _run(config_bytes, fail)
+
+
 def main_exiting(config_bytes: bytes) -> None:
     _run(config_bytes, lambda: os._exit(3))
 
