@@ -85,8 +85,8 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        with self._named_errors("delete", path):
-            path.unlink(missing_ok=True)
+        with self._named_errors("delete", path), contextlib.suppress(NotADirectoryError):
+            path.unlink(missing_ok=True)  # below a file there is nothing either
 
     def probe(self) -> None:
         """Create, refuse to create again, read back and delete one object; sweep old temporaries.
