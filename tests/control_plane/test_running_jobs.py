@@ -78,10 +78,12 @@ def test_an_evicted_pods_kv_is_adopted_by_another_index(job: RealNodeJob, nodes:
     job.plane.kubectl("cordon", closed.name)
     try:
         with job.watching_exit_codes() as exit_codes:
+            node.freeze_workers()  # else it may have done all before it is evicted too
             evict(job, first)
             eventually(job, lambda: exit_codes() == {STOPPED})
             eventually(job, lambda: [pod for pod in job.pods() if is_unschedulable(pod)])
             job.note("the first is evicted and waits")
+            node.thaw_workers()
             evict(job, second)
             (third,) = eventually(
                 job, lambda: [one for one in running_pods(job, 1) if is_new(one, first, second)]
