@@ -74,7 +74,9 @@ def test_images_are_named_without_a_registry() -> None:
 @pytest.mark.parametrize("part", ["operator", "worker"])
 def test_images_are_installed_as_the_tests_install(part: str) -> None:
     text = (ROOT / part / "Dockerfile").read_text(encoding="utf-8")
-    assert f"-c constraints.txt '.[{part}]'" in text
+    extras = {"operator": "'.[operator]'", "worker": '".[${EXTRAS}]"'}[part]
+    assert f"-c constraints.txt {extras}" in text
+    assert part == "operator" or "ARG EXTRAS=worker,gpu\n" in text
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "-c constraints.txt -e '.[worker" in makefile
     user = {"operator": "10002:10002", "worker": "10001:10001"}[part]
