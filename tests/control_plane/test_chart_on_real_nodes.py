@@ -179,9 +179,9 @@ def check_records(job: MinimalExample, nodes: Nodes) -> None:
     """Complete, right, not root's, from both nodes."""
     job.check_answers()
     assert (job.output / "manifest.json").stat().st_uid == WORKER_USER
-    eventually(job, lambda: not running_pods(job, 1) and not running_pods(job, 2))
-    for node in nodes.values():
-        assert not list(node.own_nvme().rglob("*.kv")), "KV is of no use when all is done"
+    # The worker that did not write the last record ends a moment later. KV is of no use any more.
+    disks = [node.own_nvme() for node in nodes.values()]
+    eventually(job, lambda: not [path for disk in disks for path in disk.rglob("*.kv")])
     claims = [path.read_text() for path in (job.output / "ledger" / "claims").iterdir()]
     workers = {json.loads(text)["attempt"]["worker"] for text in claims}
     assert len(workers) == 2, workers
