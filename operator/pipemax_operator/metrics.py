@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
@@ -12,6 +14,7 @@ from pipemax_operator.api_server import ConflictError, NotLeadingError
 from pipemax_operator.conditions import parse_time
 from pipemax_operator.crd_status import PHASES
 
+Document = dict[str, Any]
 Key = tuple[str, str]
 
 
@@ -45,6 +48,16 @@ class OperatorMetrics:
             ["namespace", "job"],
             registry=self.registry,
         )
+        # Times of a job: a name, what it says.
+        self._times = {
+            name: Gauge(f"pipemax_job_{name}", text, ["namespace", "job"], registry=self.registry)
+            for name, text in (
+                ("deadline_timestamp_seconds", "When the deadline of a running job ends it."),
+                ("queue_wait_seconds", "How long a job waited, or has waited, for its first pod."),
+                ("deletion_timestamp_seconds", "When the deletion of a job was asked for."),
+                ("attempts", "How many times pods were started for a job."),
+            )
+        }
         self._reconciles = Counter(
             "pipemax_reconcile", "Reconciliations that were carried out.", registry=self.registry
         )
@@ -137,23 +150,46 @@ class OperatorMetrics:
 
     def _show_eta(self, namespace: str, job: str, eta: object, phase: str) -> None:
         if isinstance(eta, str) and phase == "Running":
-            self._eta.labels(namespace, job).set(parse_time(eta).timestamp())
+            self._set_or_remove(self._eta, namespace, job, _seconds(eta))
         else:
-            with suppress(KeyError):
-                self._eta.remove(namespace, job)
+            self._set_or_remove(self._eta, namespace, job, None)
+
+    def show_times(self, document: Document, deadline_seconds: int | None, now: datetime) -> None:
+        """A job's times, of the API server's document with its present status. ``attempts`` is
+        there from the first on."""
+        metadata, status = document["metadata"], document.get("status") or {}
+        start, created = status.get("startTime"), metadata.get("creationTimestamp")
+        is_running = status.get("phase") == "Running"
+        values: dict[str, float | None] = dict.fromkeys(self._times)
+        if start and is_running and deadline_seconds is not None:
+            values["deadline_timestamp_seconds"] = _seconds(start) + deadline_seconds
+        if created and (start or status.get("phase") in ("Pending", "Suspended")):
+            until = _seconds(start) if start else now.timestamp()
+            values["queue_wait_seconds"] = max(0.0, until - _seconds(created))
+        if deletion := metadata.get("deletionTimestamp"):
+            grace_seconds = metadata.get("deletionGracePeriodSeconds") or 0
+            values["deletion_timestamp_seconds"] = _seconds(deletion) - grace_seconds
+        values["attempts"] = status.get("attempt")
+        for name, value in values.items():
+            self._set_or_remove(self._times[name], metadata["namespace"], metadata["name"], value)
+
+    @staticmethod
+    def _set_or_remove(gauge: Gauge, namespace: str, job: str, value: float | None) -> None:
+        if value is not None:
+            gauge.labels(namespace, job).set(value)
+            return
+        with suppress(KeyError):
+            gauge.remove(namespace, job)
 
     def forget(self, namespace: str, job: str) -> None:
         """The job is gone: its series end."""
         self._leave_phase((namespace, job))
         self._phases.pop((namespace, job), None)
-        for gauge, labels in (
-            (self._progress, [(namespace, job)]),
-            (self._eta, [(namespace, job)]),
-            (self._requests, [(namespace, job, s) for s in ("total", "completed", "failed")]),
-        ):
-            for values in labels:
-                with suppress(KeyError):
-                    gauge.remove(*values)
+        for gauge in (self._progress, self._eta, *self._times.values()):
+            self._set_or_remove(gauge, namespace, job, None)
+        for state in ("total", "completed", "failed"):
+            with suppress(KeyError):
+                self._requests.remove(namespace, job, state)
 
     def forget_all(self) -> None:
         """Another operator speaks for the jobs now: two that do would be summed up."""
@@ -163,3 +199,7 @@ class OperatorMetrics:
     def _leave_phase(self, key: Key) -> None:
         if (before := self._phases.get(key)) is not None:
             self._jobs.labels(before, key[0]).dec()
+
+
+def _seconds(time_text: str) -> float:
+    return parse_time(time_text).timestamp()

@@ -7,6 +7,7 @@ from pipemax_worker.contract.geometry import KVGeometry, Tier
 from pipemax_worker.contract.statistics import (
     CopyTotals,
     EngineStatistics,
+    LinkRate,
     StageTotals,
     TierOccupancy,
 )
@@ -33,6 +34,7 @@ STATISTICS = EngineStatistics(
     occupancy=(TierOccupancy(Tier.DEVICE, 3, 2, 1), TierOccupancy(Tier.HOST, 5, 4, 3)),
     stages=(StageTotals(0, 6.0, 1.0, 3.0), StageTotals(1, 10.0, 0.0, 0.0, 0.5)),
     kv_lookups=((Tier.DEVICE, 9), (None, 11)),
+    links=(LinkRate(Tier.HOST, Tier.DEVICE, 1e9), LinkRate(Tier.HOST, Tier.NVME, 5e8)),
 )
 
 SNAPSHOT = ProgressSnapshot(

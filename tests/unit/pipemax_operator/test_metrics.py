@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Any
+
 import pytest
 from pipemax_operator.api_server import ConflictError, resource_of
 from pipemax_operator.metrics import OperatorMetrics
@@ -33,6 +36,42 @@ def test_a_job_and_its_end() -> None:
     metrics.forget("a", "reviews")
     assert value(metrics, "jobs", phase="Complete", namespace="a") == 0
     assert value(metrics, "job_progress_ratio", **JOB) is None
+
+
+def document(phase: str, **metadata: object) -> dict[str, Any]:
+    return {
+        "metadata": {
+            **{"namespace": "a", "name": "reviews", "creationTimestamp": "2026-11-22T11:00:00Z"},
+            **metadata,
+        },
+        "status": {"phase": phase, "attempt": 2},
+    }
+
+
+def test_a_jobs_times() -> None:
+    metrics, now = OperatorMetrics(), datetime(2026, 11, 22, 11, 10, tzinfo=UTC)
+    metrics.show_times(document("Pending"), 3600, now)
+    assert value(metrics, "job_queue_wait_seconds", **JOB) == 600
+    assert value(metrics, "job_deadline_timestamp_seconds", **JOB) is None
+    running = document("Running")
+    running["status"]["startTime"] = "2026-11-22T11:20:00Z"
+    metrics.show_times(running, 2400, now)
+    assert value(metrics, "job_queue_wait_seconds", **JOB) == 1200
+    assert value(metrics, "job_deadline_timestamp_seconds", **JOB) == 1795348800
+    assert value(metrics, "job_attempts", **JOB) == 2
+    assert value(metrics, "job_deletion_timestamp_seconds", **JOB) is None
+    metrics.show_times(running, None, now)
+    assert value(metrics, "job_deadline_timestamp_seconds", **JOB) is None
+
+
+def test_a_job_in_deletion_until_it_is_gone() -> None:
+    metrics, now = OperatorMetrics(), datetime(2026, 11, 22, 12, tzinfo=UTC)
+    deleted = {"deletionTimestamp": "2026-11-22T12:00:30Z", "deletionGracePeriodSeconds": 30}
+    metrics.show_times(document("Running", **deleted), None, now)
+    assert value(metrics, "job_deletion_timestamp_seconds", **JOB) == 1795348800
+    metrics.forget("a", "reviews")
+    for name in ("deletion_timestamp_seconds", "attempts", "queue_wait_seconds"):
+        assert value(metrics, f"job_{name}", **JOB) is None
 
 
 def test_reconciliations_are_counted_and_conflicts_are_no_errors() -> None:

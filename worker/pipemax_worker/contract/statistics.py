@@ -25,6 +25,14 @@ class TierOccupancy(msgspec.Struct, frozen=True):
     num_free: int
 
 
+class LinkRate(msgspec.Struct, frozen=True):
+    """What one stage lately got from ``source`` to ``target``; at first the profile's rate."""
+
+    source: Tier
+    target: Tier
+    bytes_per_second: float
+
+
 class StageTotals(msgspec.Struct, frozen=True):
     """Where one stage's time went, in seconds, as in ``StageReport``."""
 
@@ -62,6 +70,7 @@ class EngineStatistics(msgspec.Struct, frozen=True):
     occupancy: tuple[TierOccupancy, ...] = ()
     stages: tuple[StageTotals, ...] = ()
     kv_lookups: tuple[tuple[Tier | None, int], ...] = ()
+    links: tuple[LinkRate, ...] = ()
 
 
 class StepRecord(msgspec.Struct, frozen=True):

@@ -142,7 +142,7 @@ class Scheduler:
         return self._lifecycle.take_finished()
 
     def statistics(self) -> EngineStatistics:
-        return derive_statistics(self._lifecycle, self._manager, self._estimator)
+        return derive_statistics(self._lifecycle, self._manager, self._estimator, self._links)
 
     # --- a turn
 

@@ -26,6 +26,10 @@ DESIGN_NAMES = {
     "pipemax_build_info",
     "pipemax_model_load_seconds",
     "pipemax_pipeline_restarts_total",
+    "pipemax_stage_seconds_total",
+    "pipemax_engine_requests",
+    "pipemax_kv_link_limit_bytes_per_second",
+    "pipemax_run_remaining_seconds",
 }
 
 
@@ -65,6 +69,10 @@ def test_values_come_from_the_snapshot() -> None:
     assert values["pipemax_nvme_read_bytes_total", ()] == 6000
     assert values["pipemax_kv_blocks", (("state", "cached"), ("tier", "host"))] == 4
     assert values["pipemax_kv_lookups_total", (("result", "miss"), ("tier", "none"))] == 11
+    assert values["pipemax_kv_link_limit_bytes_per_second", swap] == 2e9, "of two stages"
+    assert values["pipemax_stage_seconds_total", (("stage", "0"), ("state", "compute"))] == 6.0
+    assert values["pipemax_stage_seconds_total", (("stage", "0"), ("state", "wait"))] == 3.0
+    assert values["pipemax_run_remaining_seconds", ()] == 90.0
     capacity = values["pipemax_kv_tier_capacity_bytes", (("tier", "nvme"),)]
     assert capacity == 24 * 2 * 8192
 
@@ -84,3 +92,13 @@ def test_an_idle_run_divides_by_nothing() -> None:
     idle = make_snapshot(statistics=EngineStatistics(), input_bytes_total=0)
     values = samples(Metrics(lambda: idle, GEOMETRY, "1"))
     assert values["pipemax_job_progress_ratio", ()] == 1.0
+
+
+def test_a_link_has_its_series_before_its_first_copy() -> None:
+    idle = make_snapshot(statistics=EngineStatistics(), input_bytes_done=0)
+    values = samples(Metrics(lambda: idle, GEOMETRY, "1"))
+    for source, target in (("device", "host"), ("host", "device"), ("host", "nvme")):
+        link = (("source", source), ("target", target))
+        assert values["pipemax_kv_swap_bytes_total", link] == 0
+    assert values["pipemax_nvme_written_bytes_total", ()] == 0
+    assert ("pipemax_run_remaining_seconds", ()) not in values, "nothing is known yet"
