@@ -35,11 +35,16 @@ PRINTER_COLUMNS = (
     ("Progress", "string", ".status.progress.percent", 0, "Share of the requests with a record."),
     ("Done", "string", ".status.progress.summary", 0, "Requests with a record, of all."),
     ("Tokens/s", "integer", ".status.progress.tokensPerSecond", 0, "Generated, all workers."),
-    ("ETA", "date", ".status.progress.estimatedCompletionTime", 1, "When it will be done."),
+    ("ETA", "string", ".status.progress.remaining", 0, "Time that is left at this rate."),
+    # Not of the type date: kubectl prints one that is yet to come as <invalid>.
+    ("Done at", "string", ".status.progress.estimatedCompletionTime", 1, "When it will be done."),
     ("Model", "string", ".spec.model.uri", 1, "The model."),
     ("Queue", "string", ".spec.scheduling.queueName", 1, "Kueue's queue."),
     ("Age", "date", ".metadata.creationTimestamp", 0, "Since it was made."),
 )
+
+
+SELECTABLE_FIELDS = (".status.phase", ".spec.model.uri", ".spec.scheduling.queueName")
 
 
 def build_crd() -> Schema:
@@ -66,7 +71,7 @@ def build_crd() -> Schema:
                     "storage": True,
                     "schema": {"openAPIV3Schema": build_schema()},
                     "subresources": {"status": {}},
-                    "selectableFields": [{"jsonPath": ".status.phase"}],
+                    "selectableFields": [{"jsonPath": path} for path in SELECTABLE_FIELDS],
                     "additionalPrinterColumns": [
                         {
                             "name": name,

@@ -11,7 +11,9 @@ from pipemax_operator.conditions import format_time
 
 Document = dict[str, Any]
 
-_RATE_FIELDS = ("tokensPerSecond", "estimatedCompletionTime")
+_RATE_FIELDS = ("tokensPerSecond", "estimatedCompletionTime", "remaining")
+_CLOCK_FIELDS = ("estimatedCompletionTime", "remaining")
+"""Of two that differ in nothing else, the earlier one is as good."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,10 @@ def running_progress(
     }
     if (seconds := _remaining_seconds(running, input_bytes - whole.bytes_done)) is not None:
         progress["estimatedCompletionTime"] = format_time(now + timedelta(seconds=seconds))
-    same = before and all(before.get(k) == v for k, v in progress.items() if "Time" not in k)
+        progress["remaining"] = format_remaining(seconds)
+    same = before and all(
+        before.get(name) == value for name, value in progress.items() if name not in _CLOCK_FIELDS
+    )
     return before if same and before else {**progress, "lastUpdateTime": format_time(now)}
 
 
@@ -173,6 +178,19 @@ def _remaining_seconds(workers: Sequence[WorkerProgress], bytes_left: int) -> fl
     rates = [worker.bytes_per_second for worker in workers]
     together = sum(rate for rate in rates if rate)
     return max(0, bytes_left) / together if together > 0 else None
+
+
+def format_remaining(seconds: float) -> str:
+    """Two figures, as kubectl writes ages: ``45s``, ``12m30s``, ``3h5m``, ``2d4h``. kubectl itself
+    prints a time that is yet to come as ``<invalid>``."""
+    whole = round(seconds)
+    units = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+    first = next((place for place, (_, size) in enumerate(units) if whole >= size), 3)
+    text = ""
+    for unit, size in units[first : first + 2]:
+        count, whole = divmod(whole, size)
+        text += f"{count}{unit}" if count or not text else ""
+    return text
 
 
 def without_rate(progress: Document | None) -> Document | None:

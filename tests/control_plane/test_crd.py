@@ -63,8 +63,13 @@ def test_a_minimal_job_gets_its_defaults(control_plane: ControlPlane, namespace:
 def test_short_names_and_columns(control_plane: ControlPlane, namespace: str) -> None:
     create(control_plane, namespace, JOB)
     header, row = control_plane.kubectl("get", "ij", "-n", namespace).splitlines()
-    assert header.split() == ["NAME", "PHASE", "PROGRESS", "DONE", "TOKENS/S", "AGE"]
+    assert header.split() == ["NAME", "PHASE", "PROGRESS", "DONE", "TOKENS/S", "ETA", "AGE"]
     assert row.startswith("reviews")
+    uri = JOB["spec"]["model"]["uri"]
+    for value, found in ((uri, row), ("another", "")):
+        selector = f"--field-selector=spec.model.uri={value}"
+        shown = control_plane.kubectl("get", "ij", "-n", namespace, selector, "--no-headers")
+        assert shown.split()[:1] == found.split()[:1]
 
 
 NVME = {"hostPath": "/mnt/nvme", "size": "1Ti"}

@@ -15,6 +15,7 @@ from pipemax_operator.outcome import Outcome, derive_outcome
 from pipemax_operator.progress import (
     RangeTotals,
     final_progress,
+    format_remaining,
     parse_progress,
     running_progress,
 )
@@ -105,8 +106,28 @@ def test_rates_of_workers_add_up_to_the_time_that_is_left() -> None:
     """Alone each would need 90 s for the 900 bytes that it knows to be left."""
     one = worker(closed=10, remaining_seconds=90.0)
     assert told(one)["estimatedCompletionTime"] == "2026-11-22T12:01:30Z"
+    assert told(one)["remaining"] == "1m30s"
     assert told(one, one)["estimatedCompletionTime"] == "2026-11-22T12:00:45Z"
-    assert "estimatedCompletionTime" not in told(worker(closed=10))
+    assert told(one, one)["remaining"] == "45s"
+    assert not {"estimatedCompletionTime", "remaining"} & set(told(worker(closed=10)))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (44.6, "45s"),
+        (59.7, "1m"),
+        (750, "12m30s"),
+        (3599, "59m59s"),
+        (3600, "1h"),
+        (3 * 3600 + 5 * 60 + 9, "3h5m"),
+        (86_400 + 59, "1d"),
+        (400 * 86_400 + 7200, "400d2h"),
+    ],
+)
+def test_the_time_that_is_left_in_two_figures(seconds: float, text: str) -> None:
+    assert format_remaining(seconds) == text
 
 
 def test_nothing_is_written_when_only_time_has_passed() -> None:
@@ -122,7 +143,7 @@ def test_without_workers_there_is_no_rate(phase: str) -> None:
     observed = observe(CHILD, status={"progress": before})
     status = build_status(observed, Outcome(phase, "Reason", "words"), NOW)
     assert status["progress"]["summary"] == "48/~100"
-    assert not {"tokensPerSecond", "estimatedCompletionTime"} & set(status["progress"])
+    assert not {"tokensPerSecond", "estimatedCompletionTime", "remaining"} & set(status["progress"])
     running = build_status(observed, Outcome("Running", "WorkersRunning", "words"), NOW)
     assert running["progress"] is before, "a worker that was not heard once still runs"
 
