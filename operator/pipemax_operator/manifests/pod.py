@@ -8,6 +8,7 @@ from typing import Any
 from pipemax_worker.job import (
     HOST_PATH_MOUNT,
     MOUNT_ROOT,
+    NVME_HOST_PATH_MOUNT,
     InferenceJob,
     PlaceKind,
     claim_mount_path,
@@ -129,6 +130,8 @@ def _arguments(job: InferenceJob, port: int) -> Iterator[str]:
     nvme = job.spec.kv_cache.nvme
     if nvme is not None and nvme.persistent_volume_claim is not None:
         claims.add(nvme.persistent_volume_claim.claim_name)
+    if nvme is not None and nvme.host_path is not None:
+        yield from ("--mount", f"{NVME_HOST_PATH_MOUNT}={NVME_MOUNT}")
     for claim in sorted(claims):
         yield from ("--mount", f"{claim}={claim_mount_path(claim)}")
 

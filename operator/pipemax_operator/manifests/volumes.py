@@ -127,10 +127,9 @@ def _nvme_volume(job: InferenceJob, owner: Owner) -> Iterator[Volume]:
 
 
 def nvme_path(job: InferenceJob) -> str:
-    """Where the NVMe tier's folder is in the pod: where the worker looks for its place."""
+    """Where the NVMe tier's folder is in the pod. One on a node has a path of its own: its root may
+    be the folder of the output, of the model or of its cache as well."""
     nvme = job.spec.kv_cache.nvme
-    if nvme is not None and nvme.host_path is not None:
-        return mount_path(f"hostPath://{nvme.host_path}") or NVME_MOUNT
     if nvme is not None and nvme.persistent_volume_claim is not None:
         return claim_mount_path(nvme.persistent_volume_claim.claim_name)
     return NVME_MOUNT

@@ -16,6 +16,7 @@ OWNER = Owner("team-a", "uid-1")
 SETTINGS = OperatorSettings(image="ours:1", run_as_user=2000)
 NVME = {"hostPath": "/mnt/nvme", "size": "1Ti"}
 HOST = "/mnt/pipemax/host"
+NVME_MOUNT = "/mnt/pipemax/nvme"
 
 
 def pod_of(**spec: Any) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def folder_container(**spec: Any) -> dict[str, Any]:
 
 def test_a_worker_sees_the_folder_of_its_own_job_alone() -> None:
     pod = pod_of(kvCache={"nvme": NVME})
-    mount = mounts_of(pod["containers"][0])[f"{HOST}/mnt/nvme"]
+    mount = mounts_of(pod["containers"][0])[NVME_MOUNT]
     assert mount["subPath"] == f"uid-1/{KV_NAME}"
     (volume,) = [volume for volume in pod["volumes"] if volume["name"] == mount["name"]]
     assert volume["hostPath"] == {"path": "/mnt/nvme", "type": "DirectoryOrCreate"}
@@ -45,10 +46,8 @@ def test_one_container_alone_makes_the_folder() -> None:
     container = folder_container(kvCache={"nvme": NVME})
     options = build_parser().parse_args(container["args"])
     assert (options.uid, options.namespace, options.name) == ("uid-1", "team-a", "reviews")
-    assert (str(options.nvme), options.user) == (f"{HOST}/mnt/nvme", 2000)
-    assert mounts_of(container) == {
-        f"{HOST}/mnt/nvme": {"name": "nvme", "mountPath": f"{HOST}/mnt/nvme"}
-    }
+    assert (str(options.nvme), options.user) == (NVME_MOUNT, 2000)
+    assert mounts_of(container) == {NVME_MOUNT: {"name": "nvme", "mountPath": NVME_MOUNT}}
 
 
 def test_it_is_root_with_little_power_and_never_the_jobs_own_image() -> None:
@@ -83,6 +82,27 @@ def test_what_the_kubelet_makes_is_handed_over(spec: dict[str, Any], folder: str
         v["hostPath"]["path"]: v["hostPath"]["type"] for v in pod["volumes"] if "hostPath" in v
     }
     assert paths[folder.removeprefix(HOST)] == "DirectoryOrCreate"
+
+
+@pytest.mark.parametrize("nvme_path", ["/mnt/nvme", "/mnt/nvme/", "/mnt", "/mnt/nvme/kv"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"output": {"uri": "hostPath:///mnt/nvme"}},
+        {"model": {"uri": "hostPath:///mnt/nvme"}},
+        {"model": {"uri": "org/model", "cacheDir": "hostPath:///mnt/nvme"}},
+        {"input": {"uri": "hostPath:///mnt/nvme/*.jsonl"}},
+    ],
+)
+def test_the_nvme_folder_may_be_another_place_too(spec: dict[str, Any], nvme_path: str) -> None:
+    """The API server refuses a path that is mounted twice."""
+    pod = pod_of(kvCache={"nvme": {**NVME, "hostPath": nvme_path}}, **spec)
+    for container in (*pod["initContainers"], *pod["containers"]):
+        paths = [mount["mountPath"] for mount in container["volumeMounts"]]
+        assert len(paths) == len(set(paths))
+    worker = mounts_of(pod["containers"][0])
+    assert "subPath" not in worker[f"{HOST}/mnt/nvme"], "the other place is seen whole"
+    assert worker[NVME_MOUNT]["subPath"] == f"uid-1/{KV_NAME}"
 
 
 def test_what_is_only_read_is_handed_to_nobody() -> None:

@@ -16,6 +16,7 @@ from pipemax_worker.job.places import (
 )
 from pipemax_worker.job.resolve import (
     HOST_PATH_MOUNT,
+    NVME_HOST_PATH_MOUNT,
     HubId,
     S3Folder,
     resolve_model,
@@ -30,6 +31,7 @@ __all__ = [
     "HOST_PATH_MOUNT",
     "KIND",
     "MOUNT_ROOT",
+    "NVME_HOST_PATH_MOUNT",
     "HubId",
     "InferenceJob",
     "InferenceJobSpec",

@@ -22,6 +22,10 @@ from pipemax_worker.job.places import Place, PlaceKind, is_hub_id, parse_place
 HOST_PATH_MOUNT = "hostPath"
 """The key of ``mounts`` for ``hostPath://``; no claim can be called so."""
 
+NVME_HOST_PATH_MOUNT = "nvmeHostPath"
+"""The key of ``mounts`` for ``kvCache.nvme.hostPath``: in a pod it is the job's own folder there,
+and the same path may be another place of the job, too."""
+
 
 @dataclass(frozen=True)
 class HubId:
@@ -67,7 +71,8 @@ def resolve_nvme(nvme: NvmeSpec, mounts: Mapping[str, str]) -> Path | None:
     Raises JobFileError: a claim without a mount.
     """
     if nvme.host_path is not None:
-        return _host_path(nvme.host_path, mounts)
+        own = mounts.get(NVME_HOST_PATH_MOUNT)
+        return _host_path(nvme.host_path, mounts) if own is None else Path(own).absolute()
     if nvme.persistent_volume_claim is not None:
         return _claim_folder(nvme.persistent_volume_claim.claim_name, mounts)
     return None

@@ -7,6 +7,7 @@ from kit.job_file import make_job_text
 from pipemax_worker.errors import JobFileError
 from pipemax_worker.job import (
     HOST_PATH_MOUNT,
+    NVME_HOST_PATH_MOUNT,
     HubId,
     S3Folder,
     mount_path,
@@ -105,3 +106,5 @@ def test_host_paths_lie_below_their_mount_in_a_pod(tmp_path: Path) -> None:
     assert resolve_place("/data/x", tmp_path, mounts) == "/data/x"
     nvme = NvmeSpec.model_validate({"hostPath": "/mnt/nvme", "size": "1Gi"})
     assert resolve_nvme(nvme, mounts) == Path("/mnt/pipemax/host/mnt/nvme")
+    own = {**mounts, NVME_HOST_PATH_MOUNT: "/mnt/pipemax/nvme"}
+    assert resolve_nvme(nvme, own) == Path("/mnt/pipemax/nvme")
