@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipemax_worker.cli.arguments import add_job_file, add_mounts
+from pipemax_worker.dataset.heartbeats import HeartbeatLimits
 from pipemax_worker.dataset.places import open_store
 from pipemax_worker.dataset.progress import LedgerProgress, read_progress
 from pipemax_worker.dataset.worker_states import WorkerState
@@ -34,7 +35,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def status(options: argparse.Namespace) -> int:
     job = load_job(options.job_file)
     place = resolve_output(job, options.job_file, dict(options.mount))
-    progress = read_progress(open_store(place))
+    limits = HeartbeatLimits.for_silence(job.spec.node_loss.take_over_after)
+    progress = read_progress(open_store(place), limits)
     if options.json:
         print(json.dumps({"job": job.metadata.name, "output": place, **as_json(progress)}))
     else:

@@ -11,11 +11,16 @@ import msgspec
 
 from pipemax_worker.dataset.chain_reader import read_last_records, segment_keys_by_range
 from pipemax_worker.dataset.earlier_results import read_sources
+from pipemax_worker.dataset.heartbeats import HeartbeatLimits
 from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.object_store import ObjectStore
 from pipemax_worker.dataset.offset_set import OffsetSet
 from pipemax_worker.dataset.records import RecordCounts
-from pipemax_worker.dataset.worker_states import WorkerState, read_worker_states
+from pipemax_worker.dataset.worker_states import (
+    DEFAULT_LIMITS,
+    WorkerState,
+    read_worker_states,
+)
 
 
 class LedgerProgress(msgspec.Struct, frozen=True):
@@ -71,8 +76,9 @@ class _Tally:
                 self.failed_codes[code] += 1
 
 
-def read_progress(store: ObjectStore) -> LedgerProgress:
-    """Count the done ranges from the ledger, the others from their chains.
+def read_progress(store: ObjectStore, limits: HeartbeatLimits = DEFAULT_LIMITS) -> LedgerProgress:
+    """Count the done ranges from the ledger, the others from their chains. ``limits``: after which
+    this job takes a worker for silent.
 
     Raises InputNotFoundError if no job was started in ``store``.
     """
@@ -100,5 +106,5 @@ def read_progress(store: ObjectStore) -> LedgerProgress:
         num_copied=tally.num_copied,
         resumed_from=read_sources(store),
         retry=ledger.retry,
-        workers=read_worker_states(ledger, done),
+        workers=read_worker_states(ledger, done, limits),
     )

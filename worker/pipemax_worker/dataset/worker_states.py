@@ -25,6 +25,8 @@ from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.object_store import ObjectNotFoundError, ObjectStore
 from pipemax_worker.dataset.workers import is_known_dead, name_this_worker
 
+DEFAULT_LIMITS = HeartbeatLimits()
+
 _MAX_CLAIMS_READ = 200
 
 
@@ -48,24 +50,29 @@ class WorkerState(msgspec.Struct, frozen=True):
     num_ranges: int
 
 
-def read_worker_states(ledger: Ledger, done: Set[int]) -> tuple[WorkerState, ...]:
-    """Of all workers that have not ended, by name. ``done``: ranges that are done."""
+def read_worker_states(
+    ledger: Ledger, done: Set[int], limits: HeartbeatLimits = DEFAULT_LIMITS
+) -> tuple[WorkerState, ...]:
+    """Of all workers that have not ended, by name. ``done``: ranges that are done. ``limits``: the
+    job's own."""
     names = {name: beat for name, beat in read_beats(ledger.store).items() if beat != ENDED}
     if not names:
         return ()
     held = Counter(_claimants(ledger, done))
     this = name_this_worker()
     return tuple(
-        _state_of(ledger.store, name, beat, held[name], this)
+        _state_of(ledger.store, name, beat, held[name], this, limits.silent_seconds)
         for name, beat in sorted(names.items())
     )
 
 
-def _state_of(store: ObjectStore, name: str, beat: str, num_ranges: int, this: str) -> WorkerState:
+def _state_of(
+    store: ObjectStore, name: str, beat: str, num_ranges: int, this: str, max_silent_seconds: float
+) -> WorkerState:
     seconds = _seconds_since(store, f"{WORKERS_PREFIX}{name}.{beat}")
     if is_known_dead(name, this):
         phase = WorkerPhase.GONE
-    elif seconds is None or seconds > HeartbeatLimits().silent_seconds:
+    elif seconds is None or seconds > max_silent_seconds:
         phase = WorkerPhase.SILENT
     else:
         phase = WorkerPhase.WORKING

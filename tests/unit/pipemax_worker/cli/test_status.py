@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from kit.fake_run import FakeSessions
@@ -137,3 +138,22 @@ def test_who_works_on_it(
     job.run("--quiet")
     assert {(worker["phase"], worker["ranges"]) for worker in seen} == {("working", 1)}
     assert seen[0]["name"] == name_this_worker()
+
+
+@pytest.mark.parametrize(("take_over_after", "phase"), [("5m", "working"), ("15s", "silent")])
+def test_who_is_silent_is_the_jobs_to_say(
+    job: JobFolder,
+    sessions: FakeSessions,
+    capsys: pytest.CaptureFixture[str],
+    take_over_after: str,
+    phase: str,
+) -> None:
+    job.write_input(text_lines(2))
+    job.write({"nodeLoss.takeOverAfter": take_over_after})
+    job.run("--quiet")
+    at = (datetime.now(UTC) - timedelta(seconds=40)).isoformat()
+    beat = job.output / "ledger" / "workers" / "another.00000007"
+    beat.write_text(json.dumps({"at": at}))
+    capsys.readouterr()
+    assert main(["status", str(job.job_file)]) == 0
+    assert f"another: {phase}, last sign of life" in capsys.readouterr().out

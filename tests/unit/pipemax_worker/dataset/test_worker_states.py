@@ -65,6 +65,16 @@ def test_an_old_sign_of_life(ledger: Ledger, age_seconds: int, phase: WorkerPhas
     assert state.silent_seconds >= max(0, age_seconds)
 
 
+@pytest.mark.parametrize(
+    ("limit_seconds", "phase"), [(300, WorkerPhase.WORKING), (15, WorkerPhase.SILENT)]
+)
+def test_a_jobs_own_limit_counts(ledger: Ledger, limit_seconds: int, phase: WorkerPhase) -> None:
+    at = (datetime.now(UTC) - timedelta(seconds=40)).isoformat()
+    ledger.store.put("ledger/workers/a.00000007", msgspec.json.encode(Beat(at)))
+    (state,) = read_worker_states(ledger, set(), HeartbeatLimits.for_silence(limit_seconds))
+    assert state.phase is phase
+
+
 @pytest.mark.parametrize("content", [b"{}", b"", b'{"at": "yesterday"}'])
 def test_a_sign_of_life_without_a_time(ledger: Ledger, content: bytes) -> None:
     ledger.store.put("ledger/workers/a.00000007", content)
