@@ -1,17 +1,18 @@
 """For each alert what provokes it, and what is close to it and must not.
 
 Series are promtool's: a value a minute, ``a+bxN`` grows by b, ``axN`` stays. Each scene is looked
-at ``minute``.
+at ``minute``, and has a namespace of its own, so that all can be played at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-JOB = 'namespace="batch", job="reviews"'
+JOB = 'namespace="NAMESPACE", job="reviews"'
 WORKER = f'{JOB}, pod="reviews-0", node="a"'
-OPERATOR = 'namespace="pipemax-system", instance="10.0.0.1:9401"'
+OPERATOR = 'namespace="NAMESPACE", instance="10.0.0.1:9401"'
 
+NAMESPACE = "NAMESPACE"
 Series = dict[str, str]
 
 
@@ -88,7 +89,7 @@ SCENES: dict[str, Scene] = {
     "PipeMaxNvmeErrors": both({f"pipemax_nvme_io_errors_total{{{WORKER}}}": ("0x50 3x10", "3x60")}),
     "PipeMaxOperatorDown": both(
         {
-            'kube_deployment_status_replicas_available{namespace="pipemax-system", '
+            'kube_deployment_status_replicas_available{namespace="NAMESPACE", '
             'deployment="pipemax"}': ("0x60", "1x60")
         }
     ),
@@ -96,9 +97,7 @@ SCENES: dict[str, Scene] = {
         {f"pipemax_operator_leading{{{OPERATOR}}}": "0x60"},
         {
             f"pipemax_operator_leading{{{OPERATOR}}}": "1x60",
-            'pipemax_operator_leading{namespace="pipemax-system", instance="10.0.0.2:9401"}': (
-                "0x60"
-            ),
+            'pipemax_operator_leading{namespace="NAMESPACE", instance="10.0.0.2:9401"}': ("0x60"),
         },
     ),
     "PipeMaxReconcileErrors": both(
@@ -109,7 +108,7 @@ SCENES: dict[str, Scene] = {
     ),
     "PipeMaxOperatorBlind": both(
         {
-            f"pipemax_watch_missed_objects_total{{{OPERATOR}}}": ("0+1x60", "0+1x60"),
+            f"pipemax_watch_missed_objects_total{{{OPERATOR}}}": ("0x40 1x20", "0x40 1x20"),
             f'pipemax_watch_last_event_timestamp_seconds{{{OPERATOR}, resource="pods"}}': (
                 *("60x60", "0+60x60"),
             ),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from kit.alert_scenes import SCENES
+from kit.alert_scenes import NAMESPACE, SCENES, Series
 from kit.prometheus import run_promtool
 from kit.tools import ROOT, load_tool
 
@@ -55,42 +55,58 @@ def test_every_entry_has_an_alert_and_every_alert_a_scene() -> None:
     assert set(SCENES) == set(ALERTS)
 
 
-def test_each_alert_fires_where_it_is_provoked_and_is_silent_close_to_it(tmp_path: Path) -> None:
-    scenes = [
-        scene_test(alert, series, SCENES[alert].minute, expected)
-        for alert in SCENES
-        for series, expected in ((SCENES[alert].fires, 1), (SCENES[alert].silent, 0))
-    ]
-    tests = tmp_path / "scenes.yaml"
-    document = {"rule_files": [str(GENERATOR.RULES_FILE)], "tests": scenes}
-    tests.write_text(yaml.safe_dump(document), encoding="utf-8")
-    assert "SUCCESS" in run_promtool("test", "rules", str(tests))
+def test_each_alert_fires_where_it_is_provoked(tmp_path: Path) -> None:
+    world = play({alert: scene.fires for alert, scene in SCENES.items()})
+    for alert, scene in SCENES.items():
+        firing = f'ALERTS{{alertname="{alert}", namespace="{alert.lower()}", alertstate="firing"}}'
+        labels = f'{{alertname="{alert}"}}'
+        expect(world, f"count by (alertname) ({firing})", scene.minute, {labels: 1})
+    run_scenes(world, tmp_path)
+
+
+def test_no_alert_at_all_fires_where_each_is_nearly_provoked(tmp_path: Path) -> None:
+    world = play({alert: scene.silent for alert, scene in SCENES.items()})
+    for minute in range(5, 1 + max(scene.minute for scene in SCENES.values()), 5):
+        # Scenes end at their own minute; what comes after it is nobody's business.
+        ended = [alert.lower() for alert, scene in SCENES.items() if scene.minute < minute]
+        others = f'namespace!~"{"|".join(ended)}"'
+        expect(world, f'ALERTS{{alertstate="firing", {others}}}', minute, {})
+    run_scenes(world, tmp_path)
 
 
 def test_a_scene_that_does_not_provoke_is_told(tmp_path: Path) -> None:
-    """So that the test above can fail."""
+    """So that the tests above can fail."""
     alert = "PipeMaxNvmeErrors"
-    wrong = scene_test(alert, SCENES[alert].silent, SCENES[alert].minute, expected=1)
-    tests = tmp_path / "wrong.yaml"
-    document = {"rule_files": [str(GENERATOR.RULES_FILE)], "tests": [wrong]}
-    tests.write_text(yaml.safe_dump(document), encoding="utf-8")
+    world = play({alert: SCENES[alert].silent})
+    firing = f'count by (alertname) (ALERTS{{alertname="{alert}"}})'
+    expect(world, firing, SCENES[alert].minute, {f'{{alertname="{alert}"}}': 1})
     with pytest.raises(AssertionError, match="FAILED"):
-        run_promtool("test", "rules", str(tests))
+        run_scenes(world, tmp_path)
 
 
-def scene_test(alert: str, series: dict[str, str], minute: int, expected: int) -> dict[str, Any]:
-    """One test of promtool: how many of ``alert`` fire at ``minute``; nothing else may."""
-    firing_alerts = f'ALERTS{{alertname="{alert}", alertstate="firing"}}'
-    firing = {"labels": f'{{alertname="{alert}"}}', "value": expected}
+def play(scenes: dict[str, Series]) -> dict[str, Any]:
+    """One test of promtool with all series, each scene's in a namespace of its own."""
     return {
-        "name": f"{alert} {'fires' if expected else 'is silent'}",
         "interval": "1m",
-        "input_series": [{"series": name, "values": value} for name, value in series.items()],
-        "promql_expr_test": [
-            {
-                "expr": f"count by (alertname) ({firing_alerts})",
-                "eval_time": f"{minute}m",
-                "exp_samples": [firing] if expected else [],
-            }
+        "input_series": [
+            {"series": name.replace(NAMESPACE, alert.lower()), "values": values}
+            for alert, series in scenes.items()
+            for name, values in series.items()
         ],
+        "promql_expr_test": [],
     }
+
+
+def expect(world: dict[str, Any], query: str, minute: int, samples: dict[str, float]) -> None:
+    """``samples``, and no others, are what ``query`` gives at ``minute``."""
+    found = [{"labels": labels, "value": value} for labels, value in samples.items()]
+    world["promql_expr_test"].append(
+        {"expr": query, "eval_time": f"{minute}m", "exp_samples": found}
+    )
+
+
+def run_scenes(world: dict[str, Any], folder: Path) -> None:
+    """Raises AssertionError with what promtool said."""
+    document = {"rule_files": [str(GENERATOR.RULES_FILE)], "tests": [world]}
+    (folder / "scenes.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    assert "SUCCESS" in run_promtool("test", "rules", str(folder / "scenes.yaml"))

@@ -248,7 +248,11 @@ def test_monitoring_is_behind_its_switches(everything: list[Document]) -> None:
     workers = one(everything, "PodMonitor")["spec"]
     assert workers["namespaceSelector"] == {"matchNames": ["jobs-a", "jobs-b"]}
     rules = one(everything, "PrometheusRule")["spec"]["groups"]
-    assert all(rule.get("alert", rule.get("record")) and rule["expr"] for group in rules for rule in group["rules"])
+    assert all(
+        rule.get("alert", rule.get("record")) and rule["expr"]
+        for group in rules
+        for rule in group["rules"]
+    )
     dashboards = one(everything, "ConfigMap")
     assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert {json.loads(text)["uid"] for text in dashboards["data"].values()} == {
