@@ -7,6 +7,7 @@ python tools/generate_monitoring.py --check    exit 1 if a file is not what woul
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,14 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "tools")]
+
+from dashboards import DASHBOARDS  # noqa: E402
+from dashboards.panels import build_dashboard  # noqa: E402
+
 CHART = ROOT / "charts" / "pipemax"
 ALERTS = CHART / "alerts"
-DASHBOARDS = CHART / "dashboards"
+DASHBOARD_FOLDER = CHART / "dashboards"
 RULES_FILE = ROOT / "manifests" / "monitoring" / "prometheus-rules.yaml"
 
 RULES_HEADER = """\
@@ -40,7 +46,11 @@ def render_rules() -> str:
 
 def rendered() -> dict[Path, str]:
     """Every file with its text."""
-    return {RULES_FILE: render_rules()}
+    texts = {
+        DASHBOARD_FOLDER / f"{one.name}.json": json.dumps(build_dashboard(one), indent=1) + "\n"
+        for one in DASHBOARDS
+    }
+    return {RULES_FILE: render_rules(), **texts}
 
 
 def main() -> int:

@@ -1,0 +1,92 @@
+"""One job: how far, until when, what fails."""
+
+from __future__ import annotations
+
+from dashboards.panels import JOB, WORKER, Dashboard, Query, panel
+from dashboards.queries import DEADLINE, ETA, GENERATED, WINDOW, rate, share_of
+
+DASHBOARD = Dashboard(
+    "job",
+    "Job",
+    (
+        panel(
+            *("Progress", "Share of the input that has a record."),
+            Query(
+                f"max by (namespace, job) (pipemax_job_progress_ratio{{{JOB}}})",
+                "{{namespace}}/{{job}}",
+            ),
+            kind="gauge",
+            unit="percentunit",
+            width=6,
+        ),
+        panel(
+            *("Done at", "At the present rate."),
+            Query(f"1000 * {ETA}", "{{namespace}}/{{job}}"),
+            kind="stat",
+            unit="dateTimeAsIso",
+            width=6,
+        ),
+        panel(
+            *("Room before the deadline", "Negative: it will not be met."),
+            Query(
+                f"{DEADLINE} - {ETA}",
+                "{{namespace}}/{{job}}",
+            ),
+            kind="stat",
+            unit="s",
+            width=6,
+        ),
+        panel(
+            *("Workers", "Pods that serve metrics."),
+            Query(f"count by (namespace, job) (pipemax_build_info{{{WORKER}}})", "{{job}}"),
+            kind="stat",
+            width=3,
+        ),
+        panel(
+            *("Attempts", "How many times pods were started."),
+            Query(f"max by (namespace, job) (pipemax_job_attempts{{{JOB}}})", "{{job}}"),
+            kind="stat",
+            width=3,
+        ),
+        panel(
+            *("Time left", "At the present rate, and until the deadline."),
+            Query(f"{ETA} - time()", "{{job}} at this rate"),
+            Query(
+                f"{DEADLINE} - time()",
+                "{{job}} until its deadline",
+            ),
+            unit="s",
+        ),
+        panel(
+            *("Requests", "With a record, and all; estimated until the job is complete."),
+            Query(
+                f"max by (namespace, job, state) (pipemax_job_requests{{{JOB}}})",
+                "{{job}} {{state}}",
+            ),
+        ),
+        panel(
+            *("Requests a second", "Records written by the workers, by their result."),
+            Query(rate("pipemax_requests_total", by="result"), "{{result}}"),
+            stacked=True,
+        ),
+        panel(
+            *("Failed share", "Of the records written lately."),
+            Query(
+                share_of("pipemax_requests_total", 'result="failed"', "namespace, job"), "{{job}}"
+            ),
+            unit="percentunit",
+        ),
+        panel(
+            *("Generated tokens a second", "By each worker."),
+            Query(f"sum by (pod, node) (rate({GENERATED}{WINDOW}))", "{{pod}} on {{node}}"),
+            stacked=True,
+        ),
+        panel(
+            *("Pipeline restarts", "After a stage had died; since the worker's start."),
+            Query(
+                f"sum by (pod, node) (pipemax_pipeline_restarts_total{{{WORKER}}})",
+                "{{pod}} on {{node}}",
+            ),
+        ),
+    ),
+)
