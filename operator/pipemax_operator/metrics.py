@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from pipemax_operator.api_server import ConflictError, NotLeadingError
 from pipemax_operator.conditions import parse_time
 from pipemax_operator.crd_status import PHASES
+from pipemax_operator.sweep_metrics import SweepMetrics
 
 Document = dict[str, Any]
 Key = tuple[str, str]
@@ -87,6 +88,7 @@ class OperatorMetrics:
             "Objects of which an audit had to tell: newer, or gone, and no watch had said so.",
             registry=self.registry,
         )
+        self.sweeps = SweepMetrics(self.registry)
         ProcessCollector(registry=self.registry)
 
     def note_event(self, resource: str) -> None:

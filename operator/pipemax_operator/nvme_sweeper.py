@@ -25,14 +25,17 @@ from pipemax_operator.nvme_records import NvmeRecord
 from pipemax_operator.observation import parse_pod
 from pipemax_operator.observed import ObservedPod
 from pipemax_operator.settings import OperatorSettings
+from pipemax_operator.sweep_metrics import SweepMetrics
 from pipemax_operator.sweeps import (
     Disk,
     ObservedSweep,
     Sweep,
     SweepReport,
+    count_waiting,
     is_forgettable,
-    parse_report,
     plan_sweeps,
+    read_reports,
+    waiting_disks,
 )
 
 Document = dict[str, Any]
@@ -62,15 +65,18 @@ class NvmeSweeper:
         settings: OperatorSettings,
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
+        metrics: SweepMetrics,
     ) -> None:
         self._client = client
         self._settings = settings
         self._now = now
         self._monotonic = monotonic
+        self._metrics = metrics
         self._records = RecordStore(client, settings)
         self._times = DiskTimes(monotonic)
         self._suspects: set[str] = set()
         self._under_way: dict[Disk, str] = {}
+        self._held: set[str] = set()
         self._checked_seconds = self._started_seconds = monotonic()
         self._wake = asyncio.Event()
 
@@ -117,6 +123,12 @@ class NvmeSweeper:
     async def run(self) -> None:
         """Until cancelled. Begins anew: another operator may have led until now."""
         self._records.unload()
+        try:
+            await self._turn_for_ever()
+        finally:
+            self._metrics.show(0, 0)
+
+    async def _turn_for_ever(self) -> None:
         while True:
             self._wake.clear()
             try:
@@ -135,6 +147,8 @@ class NvmeSweeper:
         if self._monotonic() - self._checked_seconds > CHECK_SECONDS:
             self._checked_seconds = self._monotonic()
             self._suspects |= {record.uid for record in self._records.live()}
+            if num_waiting := count_waiting(self._records.all()):
+                logger.info("folders of ended jobs that wait on nodes' disks: %d", num_waiting)
         await self._check_suspects()
         if self._under_way or self._plan():
             await self._collect()
@@ -142,6 +156,7 @@ class NvmeSweeper:
         for record in self._records.all():
             if is_forgettable(record, self._now()):
                 await self._records.forget(record)
+        self._metrics.show(count_waiting(self._records.all()), len(self._held))
         return self._pause_seconds()
 
     # --- the parts of a turn
@@ -168,27 +183,30 @@ class NvmeSweeper:
         found = [parse_sweep_job(one) for one in await self._client.list_sweep_jobs()]
         sweeps = [one for one in found if one is not None]
         over = [one for one in sweeps if one.is_over]
-        reports = await self._read_reports() if over else {}
+        reports = read_reports(await self._client.list_sweep_pods()) if over else {}
         for sweep in over:
             await self._finish(sweep, reports.get(sweep.name))
         self._under_way = {one.sweep.disk: one.name for one in sweeps if not one.is_over}
+        self._tell_held([one for one in sweeps if one.is_held])
 
-    async def _read_reports(self) -> dict[str, SweepReport]:
-        """By the sweeps' Jobs."""
-        reports: dict[str, SweepReport] = {}
-        for pod in await self._client.list_sweep_pods():
-            for container in (pod.get("status") or {}).get("containerStatuses") or ():
-                ended = (container.get("state") or {}).get("terminated") or {}
-                report = parse_report(ended.get("message") or "")
-                if report is not None and ended.get("exitCode") == 0:
-                    owners = pod["metadata"].get("ownerReferences") or ()
-                    reports |= {owner["name"]: report for owner in owners}
-        return reports
+    def _tell_held(self, held: Sequence[ObservedSweep]) -> None:
+        """Once of each: nobody is told by a pod that is never made."""
+        for one in held:
+            if one.name not in self._held:
+                logger.warning(
+                    "sweep %s of %s on %s is suspended, as Kueue does with every Job where it "
+                    "manages jobs without a queue: exempt namespace %s in its "
+                    "managedJobsNamespaceSelector, or set nvmeSweeps.queueName of the chart",
+                    *(one.name, one.sweep.disk.root, one.sweep.disk.node),
+                    self._settings.system_namespace,
+                )
+        self._held = {one.name for one in held}
 
     async def _finish(self, observed: ObservedSweep, report: SweepReport | None) -> None:
         """Take what it says, then let it go: in this order nothing is lost by a crash."""
         disk = observed.sweep.disk
         self._times.note_look(disk)
+        self._metrics.note_end(report)
         if report is None:
             logger.warning("sweep %s of %s on %s failed", observed.name, disk.root, disk.node)
             self._times.wait(disk, _FAILED_SECONDS)
@@ -234,7 +252,6 @@ class NvmeSweeper:
         """A node that is lost may be so for days: its sweep is not asked for all the time."""
         if self._under_way and self._monotonic() - self._started_seconds < _EAGER_SECONDS:
             return self._settings.poll_seconds
-        ended = (record for record in self._records.all() if record.ended_at is not None)
-        disks = {Disk(node, record.root) for record in ended for node in record.nodes}
+        disks = waiting_disks(self._records.all())
         waits = [self._times.seconds_left(disk) for disk in disks if disk not in self._under_way]
         return max(0.1, min([*waits, _PATIENT_SECONDS]))

@@ -141,7 +141,7 @@ class OperatorService:
         if not workers.system_namespace:
             return None
         client = KubernetesFolderClient(self._api, workers)
-        return NvmeSweeper(client, workers, _utc_now, time.monotonic)
+        return NvmeSweeper(client, workers, _utc_now, time.monotonic, self.metrics.sweeps)
 
     async def _reconcile(self, key: Key) -> float | None:
         try:

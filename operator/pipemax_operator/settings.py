@@ -24,6 +24,7 @@ class OperatorSettings:
     system_namespace, system_name        where the operator keeps objects of its own, and the name
                                          that they begin with. Without a namespace it keeps none:
                                          jobs' folders on nodes' disks are not swept then.
+    sweep_queue_name                     Kueue's LocalQueue there that admits sweeps; empty: none.
     """
 
     image: str = "pipemax-worker:0.1.0"
@@ -43,6 +44,7 @@ class OperatorSettings:
     poll_seconds: float = 10.0
     system_namespace: str = ""
     system_name: str = "pipemax"
+    sweep_queue_name: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> OperatorSettings:

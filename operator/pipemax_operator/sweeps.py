@@ -60,12 +60,12 @@ class SweepReport:
 
 @dataclass(frozen=True)
 class ObservedSweep:
-    """A sweep's Job. ``report`` None while it runs, and of one that failed (``is_over`` then)."""
+    """A sweep's Job. ``is_held``: it is suspended, which is none of our doing."""
 
     name: str
     sweep: Sweep
     is_over: bool = False
-    report: SweepReport | None = None
+    is_held: bool = False
 
 
 def parse_report(text: str) -> SweepReport | None:
@@ -82,6 +82,34 @@ def parse_report(text: str) -> SweepReport | None:
         return None
 
 
+def read_reports(pods: Iterable[dict[str, Any]]) -> dict[str, SweepReport]:
+    """What sweeps' pods have said at a good end, by the names of the sweeps' Jobs."""
+    reports: dict[str, SweepReport] = {}
+    for pod in pods:
+        for container in (pod.get("status") or {}).get("containerStatuses") or ():
+            ended = (container.get("state") or {}).get("terminated") or {}
+            report = parse_report(ended.get("message") or "")
+            if report is not None and ended.get("exitCode") == 0:
+                owners = pod["metadata"].get("ownerReferences") or ()
+                reports |= {owner["name"]: report for owner in owners}
+    return reports
+
+
+def waiting_disks(records: Iterable[NvmeRecord]) -> dict[Disk, list[str]]:
+    """UIDs of ended jobs that are to be removed, by the disks that hold their folders."""
+    waiting: dict[Disk, list[str]] = {}
+    for record in records:
+        if record.ended_at is not None:
+            for node in record.nodes:
+                waiting.setdefault(Disk(node, record.root), []).append(record.uid)
+    return waiting
+
+
+def count_waiting(records: Iterable[NvmeRecord]) -> int:
+    """Folders that are to be removed."""
+    return sum(map(len, waiting_disks(records).values()))
+
+
 def plan_sweeps(
     records: Iterable[NvmeRecord],
     under_way: Collection[Disk],
@@ -89,11 +117,7 @@ def plan_sweeps(
     is_due: Callable[[Disk], bool] = lambda disk: True,
 ) -> tuple[Sweep, ...]:
     """One sweep a disk at a time: those with folders of ended jobs, then those to be looked at."""
-    dead: dict[Disk, list[str]] = {}
-    for record in records:
-        if record.ended_at is not None:
-            for node in record.nodes:
-                dead.setdefault(Disk(node, record.root), []).append(record.uid)
+    dead = waiting_disks(records)
     wanted = [Sweep(disk, tuple(uids[:MAX_UIDS])) for disk, uids in dead.items()]
     wanted += [Sweep(disk) for disk in sorted(to_look_at) if disk not in dead]
     due = [sweep for sweep in wanted if sweep.disk not in under_way and is_due(sweep.disk)]

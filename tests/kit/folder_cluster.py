@@ -16,9 +16,11 @@ from kit.inference_jobs import make_document
 from pipemax_operator.api_server import ForbiddenError
 from pipemax_operator.manifests.sweep_job import parse_sweep_job
 from pipemax_operator.settings import OperatorSettings
+from pipemax_operator.sweep_metrics import SweepMetrics
 from pipemax_worker.cli.host_folders import encode_report
 from pipemax_worker.runner.folder_sweep import sweep_job_folders
 from pipemax_worker.runner.job_folder import JobMarker, prepare_job_folder
+from prometheus_client import CollectorRegistry
 
 Document = dict[str, Any]
 
@@ -32,6 +34,7 @@ class FolderCluster:
 
     ``forbidden``: namespaces whose jobs the operator may not see.
     ``fails``: what every call raises, while it is set.
+    ``registry``: what sweepers export.
     """
 
     def __init__(self, disks: Path, *nodes: str) -> None:
@@ -49,6 +52,8 @@ class FolderCluster:
         self.calls: list[str] = []
         self.seconds = 0.0
         self.exit_code = 0
+        self.registry = CollectorRegistry()
+        self.metrics = SweepMetrics(self.registry)
 
     # --- the world
 

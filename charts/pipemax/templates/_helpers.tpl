@@ -93,6 +93,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   "poll_seconds" ($worker.pollSeconds | float64)
   "system_namespace" (ternary .Release.Namespace "" .Values.nvmeSweeps.enabled)
   "system_name" (include "pipemax.fullname" .)
+  "sweep_queue_name" .Values.nvmeSweeps.queueName
 }}
 {{- toJson $settings }}
 {{- end }}

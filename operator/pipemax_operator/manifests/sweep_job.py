@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from pipemax_operator import names
+from pipemax_operator.kueue import QUEUE_LABEL
 from pipemax_operator.manifests.root_container import build_root_container
 from pipemax_operator.settings import OperatorSettings
 from pipemax_operator.sweeps import Disk, ObservedSweep, Sweep
@@ -31,6 +32,7 @@ def build_sweep_job(sweep: Sweep, settings: OperatorSettings, attempt: str) -> D
     said = json.dumps([sweep.disk.node, sweep.disk.root, sweep.uids, attempt])
     digest = hashlib.sha256(said.encode()).hexdigest()[:10]
     labels = {**names.APP_LABELS, SWEEP_LABEL: settings.system_name}
+    queue = {QUEUE_LABEL: settings.sweep_queue_name} if settings.sweep_queue_name else {}
     body = {"node": sweep.disk.node, "root": sweep.disk.root, "uids": sweep.uids}
     return {
         "apiVersion": "batch/v1",
@@ -38,7 +40,7 @@ def build_sweep_job(sweep: Sweep, settings: OperatorSettings, attempt: str) -> D
         "metadata": {
             "name": f"{settings.system_name[:40]}-sweep-{digest}",
             "namespace": settings.system_namespace,
-            "labels": labels,
+            "labels": labels | queue,
             "annotations": {_ANNOTATION: json.dumps(body)},
         },
         "spec": {
@@ -59,7 +61,8 @@ def parse_sweep_job(document: Document) -> ObservedSweep | None:
     conditions = (document.get("status") or {}).get("conditions") or ()
     ended = {c["type"] for c in conditions if c["status"] == "True"}
     is_over = bool(ended & {"Complete", "Failed"})
-    return ObservedSweep(document["metadata"]["name"], sweep, is_over)
+    is_held = not is_over and bool((document.get("spec") or {}).get("suspend"))
+    return ObservedSweep(document["metadata"]["name"], sweep, is_over, is_held)
 
 
 def _pod(sweep: Sweep, settings: OperatorSettings) -> Document:

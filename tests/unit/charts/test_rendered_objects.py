@@ -180,6 +180,7 @@ def test_values_reach_the_workers() -> None:
             "maxRetries": 2,
             "pollSeconds": 0.5,
         },
+        "nvmeSweeps": {"queueName": "chores"},
     }
     settings = worker_settings(render(values))
     assert settings == OperatorSettings(
@@ -199,6 +200,7 @@ def test_values_reach_the_workers() -> None:
         max_retries=2,
         poll_seconds=0.5,
         system_namespace="pipemax-system",
+        sweep_queue_name="chores",
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from kit.folder_cluster import ROOT, SETTINGS, FolderCluster
 from pipemax_operator.api_server import ForbiddenError
 from pipemax_operator.nvme_sweeper import CHECK_SECONDS, NvmeSweeper
+from pipemax_operator.sweep_metrics import RESULTS
 from pipemax_operator.sweeps import FORGET_AFTER
 
 A, B = "aaaaaaaa-6d1e-4d51-9f8a-1f1a2b3c4d5e", "bbbbbbbb-6d1e-4d51-9f8a-1f1a2b3c4d5e"
@@ -23,7 +24,11 @@ def cluster(tmp_path: Path) -> FolderCluster:
 
 
 def sweeper_of(cluster: FolderCluster) -> NvmeSweeper:
-    return NvmeSweeper(cluster, SETTINGS, cluster.now, cluster.monotonic)
+    return NvmeSweeper(cluster, SETTINGS, cluster.now, cluster.monotonic, cluster.metrics)
+
+
+def exported(cluster: FolderCluster, name: str, **labels: str) -> float | None:
+    return cluster.registry.get_sample_value(f"pipemax_nvme_{name}", labels)
 
 
 async def tell(cluster: FolderCluster, sweeper: NvmeSweeper) -> None:
@@ -291,6 +296,9 @@ def test_a_sweep_that_fails_is_tried_again_after_a_while(
 
     scene(play)
     assert f"of {ROOT} on node-1 failed" in caplog.text
+    assert exported(cluster, "sweeps_total", result="failed") == 1
+    assert exported(cluster, "sweeps_total", result="removed") == 1
+    assert exported(cluster, "folders_waiting") == 0
     assert cluster.folders("node-1") == set()
 
 
@@ -309,8 +317,64 @@ def test_what_cannot_be_removed_is_named_and_tried_again(
     scene(play)
     assert f"{ROOT}/{A} on node-1 stays" in caplog.text
     assert "notes.txt" in caplog.text
+    assert (exported(cluster, "sweeps_total", result="kept") or 0) >= 1
+    assert exported(cluster, "folders_waiting") == 1
     assert cluster.folders("node-1") == {A}
     assert len(cluster.records) == 1
+
+
+def test_a_sweep_that_a_queue_holds_is_told_of_once(
+    cluster: FolderCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where Kueue manages every Job, one without a queue is suspended for ever."""
+
+    async def play() -> None:
+        sweeper = sweeper_of(cluster)
+        cluster.add_job(A, "node-1")
+        await tell(cluster, sweeper)
+        cluster.finish(A)
+        await tell(cluster, sweeper)
+        await sweeper.turn()
+        (document,) = cluster.sweep_jobs.values()
+        document["spec"]["suspend"] = True
+        for _ in range(3):
+            await sweeper.turn()
+        assert exported(cluster, "sweeps_held") == exported(cluster, "folders_waiting") == 1
+        document["spec"]["suspend"] = False
+        await turns(cluster, sweeper)
+
+    scene(play)
+    (told,) = [text for text in caplog.messages if "suspended" in text]
+    assert "exempt namespace pipemax-system in its managedJobsNamespaceSelector" in told
+    assert "nvmeSweeps.queueName" in told
+    assert exported(cluster, "sweeps_held") == exported(cluster, "folders_waiting") == 0
+    assert cluster.folders("node-1") == set()
+
+
+def test_folders_that_wait_for_their_node_are_told_of(
+    cluster: FolderCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play() -> None:
+        sweeper = sweeper_of(cluster)
+        cluster.add_job(A, "node-1", "node-2")
+        cluster.down.add("node-2")
+        await tell(cluster, sweeper)
+        cluster.finish(A)
+        await tell(cluster, sweeper)
+        await turns(cluster, sweeper)
+        assert exported(cluster, "folders_waiting") == 1
+        cluster.seconds += CHECK_SECONDS + 1
+        with caplog.at_level("INFO", "pipemax_operator.nvme_sweeper"):
+            await sweeper.turn()
+        task = asyncio.create_task(sweeper.run())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    scene(play)
+    assert "folders of ended jobs that wait on nodes' disks: 1" in caplog.text
+    assert exported(cluster, "folders_waiting") == 0, "another operator speaks of them now"
+    assert {exported(cluster, "sweeps_total", result=result) for result in RESULTS} == {0, 1}
 
 
 @pytest.mark.parametrize("error", [ForbiddenError("no right"), TimeoutError("away")])

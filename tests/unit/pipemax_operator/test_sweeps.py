@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -104,6 +105,22 @@ class TestJob:
         document["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
         assert parse_sweep_job(document) == ObservedSweep(name, sweep, is_over=True)
         assert parse_sweep_job({"metadata": {"name": "x"}}) is None
+
+    def test_a_queue_of_its_own_where_one_is_given(self) -> None:
+        """On the Job alone: a pod with Kueue's label would be one of its own."""
+        label = "kueue.x-k8s.io/queue-name"
+        queued = build_sweep_job(Sweep(N2), replace(SETTINGS, sweep_queue_name="chores"), "1")
+        assert queued["metadata"]["labels"][label] == "chores"
+        assert label not in queued["spec"]["template"]["metadata"]["labels"]
+        assert label not in build_sweep_job(Sweep(N2), SETTINGS, "1")["metadata"]["labels"]
+        assert "suspend" not in queued["spec"], "that is Kueue's field"
+
+    def test_one_that_is_suspended_is_held(self) -> None:
+        document = build_sweep_job(Sweep(N2), SETTINGS, "1")
+        document["spec"]["suspend"] = True
+        held = parse_sweep_job(document)
+        assert held is not None
+        assert (held.is_held, held.is_over) == (True, False)
 
     def test_each_attempt_has_a_name_of_its_own(self) -> None:
         names = {
