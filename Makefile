@@ -88,6 +88,7 @@ control-plane: $(VENV)/.dev ## Build etcd, Kubernetes and Kueue for the tests, o
 	@cd tests && ../$(BIN)/python -m kit.control_plane.clients
 	@cd tests && ../$(BIN)/python -m kit.control_plane.kueue_release
 	@cd tests && ../$(BIN)/python -m kit.control_plane.monitoring_crds
+	@cd tests && ../$(BIN)/python -m kit.prometheus
 
 .PHONY: operator-scale
 operator-scale: control-plane ## 1,000 InferenceJobs on 1,000 stand-in nodes: what the operator takes

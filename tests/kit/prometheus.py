@@ -68,3 +68,8 @@ def run_promtool(*arguments: str) -> str:
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     return said
+
+
+if __name__ == "__main__":
+    for program in PROGRAMS:
+        print(f"{program}: {find_program(program)}")
