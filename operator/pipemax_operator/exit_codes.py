@@ -18,6 +18,10 @@ STOPPED = 75
 # The machine's fault: another node may do better.
 NODE_FAULTS = (69, 71, 72, 74)
 
+# The container runtime has come back, its node has mostly been restarted, and nobody knows how the
+# worker ended. No worker ends so by itself.
+NODE_RESTARTED = 255
+
 # The machine cannot run the job, as its worker found before the model was loaded.
 PREFLIGHT_FAILED = 71
 

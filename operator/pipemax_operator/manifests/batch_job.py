@@ -9,7 +9,7 @@ from typing import Any
 from pipemax_worker.job import InferenceJob
 
 from pipemax_operator import names
-from pipemax_operator.exit_codes import GPU_LOST, NOT_FOUND, PERMANENT, STOPPED
+from pipemax_operator.exit_codes import GPU_LOST, NODE_RESTARTED, NOT_FOUND, PERMANENT, STOPPED
 from pipemax_operator.kueue import QUEUE_LABEL
 from pipemax_operator.manifests.metadata import Owner, child_metadata
 from pipemax_operator.manifests.pod import CONTAINER, build_pod_template
@@ -48,12 +48,14 @@ def _failure_rules() -> list[dict[str, Any]]:
     """Order counts: the first rule that fits decides.
 
     A pod that was evicted, preempted or drained does not count, nor one that stopped in order, nor
-    one whose GPU was lost, since its node is avoided from then on; what trying again cannot change
-    fails the Job at once; what a node lacks fails its index alone; the rest counts against it.
+    one whose GPU was lost, since its node is avoided from then on, nor one whose node was restarted
+    too soon for it to be given up; what trying again cannot change fails the Job at once; what a
+    node lacks fails its index alone; the rest counts against it. Exit code 137 does: a container
+    that was killed for its memory has it, too.
     """
     return [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {"action": "Ignore", "onExitCodes": _exit_codes([STOPPED, GPU_LOST])},
+        {"action": "Ignore", "onExitCodes": _exit_codes([STOPPED, GPU_LOST, NODE_RESTARTED])},
         {"action": "FailJob", "onExitCodes": _exit_codes(PERMANENT)},
         {"action": "FailIndex", "onExitCodes": _exit_codes(NOT_FOUND)},
     ]

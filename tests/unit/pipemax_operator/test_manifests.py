@@ -107,6 +107,7 @@ def test_every_exit_code_has_a_rule(error: type[errors.PipemaxError]) -> None:
     final = (*exit_codes.PERMANENT, *exit_codes.NOT_FOUND)
     known = (*final, exit_codes.STOPPED, *exit_codes.NODE_FAULTS, 70)
     assert error.exit_code in known, error
+    assert error.exit_code != exit_codes.NODE_RESTARTED, "that is not counted"
 
 
 def test_failure_rules() -> None:
@@ -114,7 +115,7 @@ def test_failure_rules() -> None:
     actions = [(rule["action"], rule.get("onExitCodes", {}).get("values")) for rule in rules]
     assert actions == [
         ("Ignore", None),
-        ("Ignore", [72, 75]),
+        ("Ignore", [72, 75, 255]),
         ("FailJob", [64, 65, 78]),
         ("FailIndex", [66]),
     ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from kit.inference_jobs import NOW, make_job, observe
+from pipemax_operator.exit_codes import NODE_RESTARTED
 from pipemax_operator.observed import Observed, ObservedJob, ObservedPod, Termination
 from pipemax_operator.outcome import Outcome, derive_outcome
 from pipemax_operator.pod_failures import find_failing
@@ -99,6 +100,18 @@ def test_a_kill_for_lack_of_memory_says_what_helps() -> None:
     assert found is not None
     assert (found.exit_code, found.reason) == (137, "OOMKilled")
     assert "worker.memoryOverhead" in found.message
+
+
+def test_a_node_that_was_restarted_is_named_as_the_cause() -> None:
+    """As containerd reports it: nobody knows how the container ended."""
+    found = find_termination({"containerStatuses": [terminated(reason="Unknown", exitCode=255)]})
+    assert found is not None
+    assert (found.exit_code, found.reason) == (NODE_RESTARTED, "NodeRestarted")
+    assert "was restarted while the worker ran" in found.message
+    said = terminated(reason="Error", exitCode=255, message="the image's own words")
+    own = find_termination({"containerStatuses": [said]})
+    assert own is not None
+    assert (own.reason, own.message) == ("Error", "the image's own words")
 
 
 def test_a_container_before_the_worker_may_be_the_one_that_failed() -> None:
