@@ -25,6 +25,9 @@ JOB_UID_LABEL = f"{GROUP}/job-uid"
 HOLD_REASONS = ("Queued", "Evicted")
 """Of a suspended job that Kueue is to release."""
 
+READMISSION = "Readmission"
+"""Reason of the event: a change of the spec sends a released job back into its queue."""
+
 STOPPED_ANNOTATION = f"{names.GROUP}/suspended"
 """On a Workload that the operator has stopped: it alone starts that one again."""
 
@@ -65,6 +68,20 @@ def workload_changes(job: InferenceJob, workload: ObservedWorkload | None) -> Do
     if not job.spec.suspend and not workload.is_active and workload.is_stopped_by_operator:
         return _activation(workload.name, True, None)
     return {}
+
+
+def describe_readmission(job: InferenceJob, child: ObservedJob) -> str | None:
+    """What a change of ``parallelism.nodes`` means to a job that Kueue has released; None where it
+    means nothing further. Kueue refuses none: it makes the Workload of a held job fit, in its place
+    in the queue, and stops a released one, whose Workload then begins anew."""
+    num_nodes = job.spec.parallelism.nodes
+    is_changed = child.num_indexes != num_nodes and not job.spec.suspend
+    if child.suspended or not child.queue_name or not is_changed:
+        return None
+    return (
+        f"spec.parallelism.nodes is {num_nodes}, was {child.num_indexes}: Kueue stops the workers, "
+        f"which park their KV, and admits the job anew from LocalQueue {child.queue_name}"
+    )
 
 
 def describe_hold(child: ObservedJob, workload: ObservedWorkload | None) -> tuple[str, str]:

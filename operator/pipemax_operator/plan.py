@@ -99,6 +99,7 @@ def plan(
         release=() if outcome.is_final else build_releases(observed, avoided),
         events=(
             *_events(observed, outcome),
+            *_readmission_events(job, observed, outcome),
             *_node_loss_events(observed, said),
             *_machine_events(observed, machine),
         ),
@@ -161,6 +162,15 @@ def _events(observed: Observed, outcome: Outcome) -> tuple[Event, ...]:
         return ()  # its own condition's event says more
     is_warning = outcome.phase in ("Failed", "CompletedWithErrors") or outcome.is_stuck
     return (Event(outcome.reason, outcome.message, is_warning),)
+
+
+def _readmission_events(job: InferenceJob, observed: Observed, outcome: Outcome) -> Iterator[Event]:
+    """Told with the change of the child Job, thus once."""
+    child = observed.job
+    if child is None or outcome.is_final:
+        return
+    if (told := kueue.describe_readmission(job, child)) is not None:
+        yield Event(kueue.READMISSION, told)
 
 
 def _node_loss_events(observed: Observed, said: Condition | None) -> tuple[Event, ...]:

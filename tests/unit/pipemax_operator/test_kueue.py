@@ -89,6 +89,26 @@ def test_a_users_suspension_goes_by_way_of_the_workload() -> None:
     assert resumed.workload_changes == {"metadata": unmarked, "spec": {"active": True}}
 
 
+def test_other_nodes_for_a_held_job_keep_its_place() -> None:
+    changed = made(HELD, workload(PENDING), parallelism={"nodes": 4})
+    assert changed.child_changes["parallelism"] == 4
+    assert "suspend" not in changed.child_changes
+    assert "Readmission" not in {event.reason for event in changed.events}
+
+
+def test_other_nodes_for_a_released_job_send_it_back_and_say_so() -> None:
+    changed = made(RELEASED, None, parallelism={"nodes": 4})
+    assert changed.child_changes["completions"] == 4
+    (told,) = [event for event in changed.events if event.reason == "Readmission"]
+    assert "spec.parallelism.nodes is 4, was 1: Kueue stops the workers" in told.message
+    assert "LocalQueue team" in told.message
+    assert not told.is_warning
+    settled = made(replace(RELEASED, num_indexes=4), None, parallelism={"nodes": 4})
+    unqueued = made(replace(RELEASED, queue_name=""), None, parallelism={"nodes": 4})
+    for plan_without in (settled, unqueued, made(RELEASED, None)):
+        assert "Readmission" not in {event.reason for event in plan_without.events}
+
+
 def test_what_an_administrator_has_stopped_stays_stopped() -> None:
     assert made(HELD, workload(EVICTED, is_active=False)).workload_changes == {}
 

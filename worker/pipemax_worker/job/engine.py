@@ -15,7 +15,8 @@ class ParallelismSpec(Section):
 
     nodes: Annotated[int, Field(ge=1, le=1024)] = 1
     """Worker pods, each with a whole model, that share the input. Above 1 the output needs a store
-    that all nodes share. May be changed while the job runs."""
+    that all nodes share. May be changed while the job runs; Kueue, where it has admitted the job,
+    stops the workers then and queues the job again."""
 
     stages_per_node: Annotated[int, Field(ge=1, le=64)] | None = None
     """Pipeline stages of a node; each has its own process and, on GPUs, its own GPU. Absent: one
