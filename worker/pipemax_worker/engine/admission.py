@@ -109,7 +109,8 @@ class Admission:
         num_free = min(self.num_unreserved_blocks, self._residency.num_allocatable())
         num_left = num_free - self.num_running
         for request_id in sorted(self.returning):
-            candidate = self._describe(self.returning[request_id])
+            state = self.returning[request_id]
+            candidate = self._describe(state, state.block_ids or self._sharing.find(state))
             if candidate is None or (self.num_running and candidate.num_blocks > num_left):
                 return
             num_left -= candidate.num_blocks
@@ -120,18 +121,18 @@ class Admission:
         for index, state in enumerate(self.waiting):
             if index >= _LOOK_AHEAD_REQUESTS or num_tokens >= self._config.token_target:
                 return
-            num_found = len(self._sharing.find(state))
-            if self._sharing.is_expected(state, num_found):
+            found = self._sharing.find(state)
+            if self._sharing.is_expected(state, len(found)):
                 continue
-            candidate = self._describe(state)
+            candidate = self._describe(state, found)
             if candidate is None:
                 return
             num_tokens += candidate.num_remaining_tokens
             yield candidate
 
-    def _describe(self, state: RequestState) -> WaitingRequest | None:
-        """None if HOST has no room for what must be promoted first."""
-        block_ids = state.block_ids or self._sharing.find(state)
+    def _describe(self, state: RequestState, block_ids: Sequence[int]) -> WaitingRequest | None:
+        """As it runs from ``block_ids`` on, which it holds or would find; None if HOST has no room
+        for what must be promoted first."""
         tiers = [self._manager.tier_of(block_id) for block_id in block_ids]
         if tiers.count(Tier.NVME) > self._manager.num_available_host_slots:
             return None

@@ -65,10 +65,10 @@ class KVForecast:
         Who has outlived its prediction is expected to go on for ``excess_tokens`` more.
         """
         self._postpone_overdue(excess_tokens)
-        now = self._now
+        now, rounds_per_bucket = self._now, self._rounds_per_bucket
         added: dict[int, tuple[float, int]] = {}
         for num_tokens, num_expected_tokens in candidates:
-            bucket = self._bucket(num_expected_tokens)
+            bucket = int((now + max(0.0, num_expected_tokens)) // rounds_per_bucket)
             base, count = added.get(bucket, (0.0, 0))
             added[bucket] = (base + num_tokens + self._slack_tokens - now, count + 1)
         return int(self._peak(added))

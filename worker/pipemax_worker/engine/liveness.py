@@ -23,9 +23,8 @@ class Liveness:
         self._silent_seconds = 0.0
 
     def note_report(self, report: StageReport) -> None:
-        self._last_sequences[report.stage] = max(
-            report.sequence, self._last_sequences[report.stage]
-        )
+        if report.sequence > self._last_sequences[report.stage]:
+            self._last_sequences[report.stage] = report.sequence
 
     def note_events(self) -> None:
         """Somebody has said something, or nobody is expected to."""

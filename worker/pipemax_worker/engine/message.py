@@ -11,11 +11,15 @@ from pipemax_worker.performance.batch_shape import BatchShape, count_prompt_pair
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A decided turn: what the stages are told, and whether the last one samples anything."""
+    """A decided turn: what the stages are told, and whether the last one samples anything.
+
+    num_prefill_tokens   of rows with more than one new token.
+    """
 
     stage_input: StageInput
     shape: BatchShape
     expects_output: bool
+    num_prefill_tokens: int = 0
 
     @property
     def sequence(self) -> int:
@@ -32,6 +36,7 @@ class MessageDraft:
         self.num_tokens = 0
         self.num_kv_tokens = 0
         self.num_prompt_pairs = 0
+        self.num_prefill_tokens = 0
         self.new_requests: list[NewRequest] = []
         self.finished_ids: list[int] = []
         self.stores: list[CopyJob] = []
@@ -67,6 +72,7 @@ class MessageDraft:
         self.num_tokens += num_new_tokens
         self.num_kv_tokens += end
         if num_new_tokens > 1:
+            self.num_prefill_tokens += num_new_tokens
             self.num_prompt_pairs += count_prompt_pairs(start, num_new_tokens)
         return needs_sample
 
@@ -81,7 +87,7 @@ class MessageDraft:
             prefetch=tuple(self.prefetch),
             background=tuple(self.background),
         )
-        return Plan(stage_input, self.shape, expects_output=self.num_sampled > 0)
+        return Plan(stage_input, self.shape, self.num_sampled > 0, self.num_prefill_tokens)
 
 
 def _introduce(state: RequestState) -> NewRequest:

@@ -67,6 +67,8 @@ class MicroBatches:
         self._estimator = estimator
         self._all = [MicroBatch(index) for index in range(num_micro_batches)]
         self._seconds: list[float | None] = [None] * num_micro_batches
+        self._shapes: list[BatchShape | None] = [None] * num_micro_batches
+        self._sizes: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self._all)
@@ -82,7 +84,9 @@ class MicroBatches:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return tuple(map(len, self._all))
+        if self._sizes is None:
+            self._sizes = tuple(map(len, self._all))
+        return self._sizes
 
     @property
     def num_lacking(self) -> int:
@@ -93,7 +97,10 @@ class MicroBatches:
         predictions are forgotten."""
         for index, known in enumerate(self._seconds):
             if known is None:
-                self._seconds[index] = self._estimator.predict(self._all[index].shape)
+                shape = self._shapes[index]
+                if shape is None:
+                    shape = self._shapes[index] = self._all[index].shape
+                self._seconds[index] = self._estimator.predict(shape)
         return tuple(known for known in self._seconds if known is not None)
 
     def forget_predictions(self) -> None:
@@ -103,7 +110,8 @@ class MicroBatches:
     def add(self, state: RequestState, micro_batch_id: int) -> None:
         state.micro_batch_id = micro_batch_id
         self._all[micro_batch_id].add(state)
-        self._seconds[micro_batch_id] = None
+        self._sizes = None
+        self._forget_shape(micro_batch_id)
 
     def remove(self, state: RequestState) -> int:
         """The micro-batch it leaves; 0 if it was in none."""
@@ -111,7 +119,8 @@ class MicroBatches:
         if micro_batch is None:
             return 0
         micro_batch.remove(state)
-        self._seconds[micro_batch.micro_batch_id] = None
+        self._sizes = None
+        self._forget_shape(micro_batch.micro_batch_id)
         state.micro_batch_id = None
         return micro_batch.micro_batch_id
 
@@ -119,7 +128,10 @@ class MicroBatches:
         """``num_computed_tokens`` of members have changed by ``num_new_tokens`` in all."""
         if micro_batch_id is not None:
             self._all[micro_batch_id].num_kv_tokens += num_new_tokens
-            self._seconds[micro_batch_id] = None
+            self._forget_shape(micro_batch_id)
+
+    def _forget_shape(self, micro_batch_id: int) -> None:
+        self._shapes[micro_batch_id] = self._seconds[micro_batch_id] = None
 
     def lightest(self) -> int:
         """The micro-batch with the shortest predicted step; the smaller one of equals."""

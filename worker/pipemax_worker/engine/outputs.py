@@ -24,7 +24,7 @@ def append_token(state: RequestState, sampled: SampledToken) -> FinishReason | N
         state.logprobs.append(sampled.logprobs)
     if state.stop_checker is not None and state.stop_checker.append(sampled.token_id):
         return FinishReason.STOP
-    if state.num_output_tokens >= sampling.max_tokens:
+    if len(state.token_ids) >= state.max_known_tokens:
         return FinishReason.LENGTH
     return None
 

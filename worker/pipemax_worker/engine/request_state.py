@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 
 from pipemax_worker.contract.geometry import num_blocks_for
 from pipemax_worker.contract.request import (
@@ -30,6 +31,9 @@ class RequestStatus(enum.Enum):
     FAILED = "failed"
 
 
+_ENDED = (RequestStatus.FINISHED, RequestStatus.FAILED)
+
+
 class PreemptionKind(enum.Enum):
     """How a request makes room: its KV moves to NVME, or is dropped and computed again."""
 
@@ -42,6 +46,7 @@ class RequestState:
 
     request_id               counts up in order of arrival: the smaller, the older.
     token_ids                prompt and known outputs.
+    max_known_tokens         of prompt and outputs, at the limit.
     num_computed_tokens      positions whose KV is written by messages up to the last one composed.
     num_ever_computed        its high-water mark: below it, computing is recomputing.
     num_in_flight            messages with a row of this request whose end is not known yet.
@@ -65,6 +70,7 @@ class RequestState:
         "is_loading",
         "last_turn",
         "logprobs",
+        "max_known_tokens",
         "micro_batch_id",
         "needs_fetch",
         "num_cached_tokens",
@@ -98,6 +104,7 @@ class RequestState:
         self.status = RequestStatus.WAITING
         self.token_ids = list(request.prompt_token_ids)
         self.num_prompt_tokens = len(self.token_ids)
+        self.max_known_tokens = self.num_prompt_tokens + request.sampling.max_tokens
         self.logprobs: list[TokenLogprobs] = []
         self.num_computed_tokens = 0
         self.num_ever_computed = 0
@@ -158,7 +165,7 @@ class RequestState:
 
     @property
     def is_finished(self) -> bool:
-        return self.status in (RequestStatus.FINISHED, RequestStatus.FAILED)
+        return self.status in _ENDED
 
     @property
     def is_away(self) -> bool:
@@ -170,20 +177,28 @@ class RequestState:
         """All its blocks are on the device, or ordered to be."""
         return len(self.on_device) == len(self.block_ids)
 
-    def is_ready(self, run_ahead: bool) -> bool:
-        """Whether its next tokens can be scheduled, as far as tokens go."""
-        if self.status is not RequestStatus.RUNNING or self.preemption is not None:
-            return False
-        if self.num_unknown_tokens == 0:
-            return True
-        return (
-            run_ahead
-            and self.num_unknown_tokens == 1
-            and self.num_computed_tokens == len(self.token_ids)
-            and self.num_output_tokens + 1 < self.request.sampling.max_tokens
-        )
-
     def num_new_blocks(self, num_new_tokens: int, block_tokens: int) -> int:
         """Blocks to allocate before ``num_new_tokens`` more are computed."""
         end = self.num_computed_tokens + num_new_tokens
         return num_blocks_for(end, block_tokens) - len(self.block_ids)
+
+
+def ready_states(states: Iterable[RequestState], run_ahead: bool) -> list[RequestState]:
+    """Those whose next tokens can be scheduled, as far as tokens go. With ``run_ahead`` one output
+    may be unknown yet, if another one can follow it. All at once: each is asked every turn."""
+    running = RequestStatus.RUNNING
+    return [
+        state
+        for state in states
+        if state.status is running
+        and state.preemption is None
+        and (
+            (num_unknown := state.num_unknown_tokens) == 0
+            or (
+                run_ahead
+                and num_unknown == 1
+                and state.num_computed_tokens == len(state.token_ids)
+                and state.num_computed_tokens + 1 < state.max_known_tokens
+            )
+        )
+    ]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.transfers import CopyJob
 from pipemax_worker.engine.micro_batches import MicroBatches
 from pipemax_worker.engine.request_state import RequestState, RequestStatus
@@ -181,7 +180,7 @@ class Residency:
         num_free = self._manager.num_free_device_slots
         if keep_cached:
             return num_free
-        return num_free + self._manager.occupancy()[Tier.DEVICE].cached
+        return num_free + self._manager.num_cached_device_slots
 
     def drop_all_but(self, state: RequestState) -> None:
         """Everything that is not ``state``'s and has another copy leaves the device. O(blocks)."""

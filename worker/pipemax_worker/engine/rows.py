@@ -80,10 +80,14 @@ class RowBuilder:
         if start < state.num_prompt_tokens or start < state.num_ever_computed:
             self._lifecycle.accounting.note_prefill(state, num_tokens)
         block_tokens, block_ids = self._block_tokens, state.block_ids
-        for index in range(start // block_tokens, len(block_ids)):
-            self._manager.mark_filled(
-                block_ids[index], min(block_tokens, end - index * block_tokens)
-            )
+        first = start // block_tokens
+        if first == len(block_ids) - 1:
+            self._manager.mark_filled(block_ids[first], end - first * block_tokens)
+        else:
+            for index in range(first, len(block_ids)):
+                self._manager.mark_filled(
+                    block_ids[index], min(block_tokens, end - index * block_tokens)
+                )
         state.num_computed_tokens = end
         if end > state.num_ever_computed:
             state.num_ever_computed = end

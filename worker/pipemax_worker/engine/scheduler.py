@@ -185,7 +185,7 @@ class Scheduler:
         if self._policy.balances and self._lifecycle.admission.is_empty:
             self._lifecycle.micro_batches.rebalance(micro_batch_id)
         view = self._views.build(micro_batch_id, self._policy_state)
-        if not view.ready and not view.waiting:
+        if view is None:
             return False
         composition = self._policy.compose(view, now)
         states = self._lifecycle.states
@@ -281,14 +281,17 @@ class Scheduler:
     def update_from_output(self, plan: Plan, sampled: Mapping[int, SampledToken]) -> None:
         """The last stage is through with ``plan``; ``sampled`` holds its tokens by request id."""
         self._num_in_flight -= 1
+        lifecycle, states = self._lifecycle, self._lifecycle.states
         for row in plan.stage_input.scheduled:
-            state = self._lifecycle.states[row.request_id]
+            state = states[row.request_id]
             state.num_in_flight -= 1
             if row.needs_sample:
-                if row.request_id not in sampled:
+                token = sampled.get(row.request_id)
+                if token is None:
                     raise InvariantError(
                         f"message {plan.sequence}: no token came back for request {row.request_id}"
                     )
                 state.num_unknown_tokens -= 1
-                self._lifecycle.take_token(state, sampled[row.request_id])
-            self._lifecycle.settle(state)
+                lifecycle.take_token(state, token)
+            if state.num_in_flight == 0:
+                lifecycle.settle(state)

@@ -21,9 +21,10 @@ class StepRecorder:
 
     def report(self, report: StageReport) -> Plan | None:
         """Note one stage's time; returns the message's plan."""
-        if report.sequence not in self._open:
+        known = self._open.get(report.sequence)
+        if known is None:
             return None
-        plan, seconds = self._open[report.sequence]
+        plan, seconds = known
         seconds.append(report.compute_seconds)
         if len(seconds) == self._num_stages:
             del self._open[report.sequence]
@@ -40,12 +41,10 @@ class StepRecorder:
 
 
 def _build_record(plan: Plan, seconds: float) -> StepRecord:
-    rows = plan.stage_input.scheduled
-    num_prefill_tokens = sum(row.num_new_tokens for row in rows if row.num_new_tokens > 1)
     return StepRecord(
         plan.sequence,
         plan.shape.num_tokens,
-        num_prefill_tokens,
+        plan.num_prefill_tokens,
         seconds,
         plan.shape.num_kv_tokens,
         plan.shape.num_requests,

@@ -29,7 +29,7 @@ class PolicyState(msgspec.Struct, frozen=True):
     recent_seconds: tuple[float, ...] = ()
 
 
-class ReadyRequest(msgspec.Struct, frozen=True):
+class ReadyRequest(msgspec.Struct, frozen=True, gc=False):
     """A request of this turn's micro-batch that can run now: its KV is on the device.
 
     num_remaining_tokens   1: a decode step; more: a prompt, or KV to be computed again.
@@ -44,7 +44,7 @@ class ReadyRequest(msgspec.Struct, frozen=True):
     is_idle: bool = True
 
 
-class WaitingRequest(msgspec.Struct, frozen=True):
+class WaitingRequest(msgspec.Struct, frozen=True, gc=False):
     """A request that could be admitted, those that return from preemption first.
 
     num_remaining_tokens   to compute, prefix hits left out.
@@ -61,14 +61,14 @@ class WaitingRequest(msgspec.Struct, frozen=True):
     num_expected_tokens: int = 0
 
 
-class LackingRequest(msgspec.Struct, frozen=True):
+class LackingRequest(msgspec.Struct, frozen=True, gc=False):
     """A request of the next micro-batch with blocks to load, least recently run first."""
 
     request_id: int
     num_missing_blocks: int
 
 
-class PooledRequest(msgspec.Struct, frozen=True):
+class PooledRequest(msgspec.Struct, frozen=True, gc=False):
     """A running request of any micro-batch whose KV is not all on the device, and of which no row
     is in flight."""
 
@@ -78,7 +78,7 @@ class PooledRequest(msgspec.Struct, frozen=True):
     num_computed_tokens: int
 
 
-class PreemptibleRequest(msgspec.Struct, frozen=True):
+class PreemptibleRequest(msgspec.Struct, frozen=True, gc=False):
     """A running request, youngest first. ``num_own_blocks`` would be free without it."""
 
     request_id: int

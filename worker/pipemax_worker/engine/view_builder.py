@@ -10,7 +10,7 @@ from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.lifecycle import Lifecycle
 from pipemax_worker.engine.micro_batches import MicroBatch
-from pipemax_worker.engine.request_state import RequestState
+from pipemax_worker.engine.request_state import RequestState, ready_states
 from pipemax_worker.engine.view import (
     LackingRequest,
     PolicyState,
@@ -48,15 +48,21 @@ class ViewBuilder:
         self._estimator = estimator
         self._links = links
         self._uses_pool = uses_pool
+        # Properties of the configuration, which add up over all stages.
+        self._slot_bytes = config.slot_bytes
+        self._token_target = config.token_target
 
-    def build(self, micro_batch_id: int, state: PolicyState) -> SchedulerView:
+    def build(self, micro_batch_id: int, state: PolicyState) -> SchedulerView | None:
+        """None if there is nobody to choose from: nobody can run or be admitted."""
         lifecycle, config = self._lifecycle, self._config
-        following = lifecycle.micro_batches.next_with_requests(micro_batch_id)
         ready = self._ready(lifecycle.micro_batches[micro_batch_id])
-        num_needed = sum(row.num_new_blocks for row in ready)
-        num_allocatable = lifecycle.residency.num_allocatable()
         num_leaving = lifecycle.transit.num_leaving_blocks
         waiting = lifecycle.admission.candidates(num_leaving)
+        if not ready and not waiting:
+            return None
+        following = lifecycle.micro_batches.next_with_requests(micro_batch_id)
+        num_needed = sum([row.num_new_blocks for row in ready])
+        num_allocatable = lifecycle.residency.num_allocatable()
         is_short = num_needed > num_allocatable
         return SchedulerView(
             micro_batch_id=micro_batch_id,
@@ -64,11 +70,11 @@ class ViewBuilder:
             waiting=waiting,
             lacking=self._lacking(following),
             preemptible=self._preemptible() if is_short else (),
-            token_target=config.token_target,
+            token_target=self._token_target,
             max_batched_tokens=config.max_batched_tokens,
             max_num_requests=config.max_num_requests,
             block_tokens=config.block_tokens,
-            slot_bytes=config.slot_bytes,
+            slot_bytes=self._slot_bytes,
             num_unfinished=lifecycle.num_unfinished,
             num_unreserved_blocks=lifecycle.admission.num_unreserved_blocks - num_leaving,
             num_allocatable_blocks=num_allocatable,
@@ -93,7 +99,7 @@ class ViewBuilder:
     def _ready(self, micro_batch: MicroBatch) -> tuple[ReadyRequest, ...]:
         """The hot path: once for every row of every turn."""
         run_ahead, block_tokens = self._config.run_ahead, self._config.block_tokens
-        states = [s for s in micro_batch.resident.values() if s.is_ready(run_ahead)]
+        states = ready_states(micro_batch.resident.values(), run_ahead)
         states.sort(key=_LEAST_RECENTLY_RUN)
         rows = []
         for state in states:

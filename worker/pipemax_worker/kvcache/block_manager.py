@@ -59,6 +59,11 @@ class BlockManager:
         return self._table.pools[DEVICE].num_free
 
     @property
+    def num_cached_device_slots(self) -> int:
+        """Held by blocks that nobody references."""
+        return self._table.num_cached_slots[DEVICE]
+
+    @property
     def num_free_host_slots(self) -> int:
         return self._table.pools[HOST].num_free
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 
 
-class BatchShape(msgspec.Struct, frozen=True):
+class BatchShape(msgspec.Struct, frozen=True, gc=False):
     """The size of a micro-batch.
 
     num_tokens         new tokens of all rows: rows of the GEMMs.

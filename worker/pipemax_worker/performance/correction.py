@@ -21,6 +21,7 @@ _MAX_LOG_STEP = math.log(4.0)
 _BUCKETS_PER_OCTAVE = 2
 _NUM_REMEMBERED_ERRORS = 100
 _CLOSE_RATIO = 0.05
+_MAX_KNOWN_LOOKS = 512
 
 
 class EstimatorAccuracy(msgspec.Struct, frozen=True):
@@ -55,7 +56,10 @@ class CorrectedEstimator:
         self._bucket_factors: list[dict[int, RunningFactor]] = [{} for _ in self._stage_factors]
         self._error = RunningFactor()
         self._last_errors: deque[float] = deque(maxlen=_NUM_REMEMBERED_ERRORS)
-        self._look = _Look(None, [], 0, 0.0, 0)
+        self._shape: BatchShape | None = None
+        self._look = _Look([], 0, 0.0, 0)
+        self._looks: dict[BatchShape, _Look] = {}
+        self._is_prior_exact = True
         self._factors_by_bucket: dict[int, list[float]] = {}
 
     @property
@@ -71,6 +75,8 @@ class CorrectedEstimator:
 
     def predict(self, shape: BatchShape) -> float:
         look = self._look_at(shape)
+        if self._is_prior_exact:
+            return max(look.priors)
         share, low, high = look.share, self._factors(look.low), self._factors(look.low + 1)
         seconds = map(_corrected, look.priors, low, high, repeat(share))
         return max(seconds)
@@ -86,16 +92,32 @@ class CorrectedEstimator:
         if shape.num_tokens <= 0 or seconds <= 0.0:
             return
         look = self._look_at(shape)
+        if self._is_prior_exact and seconds == look.priors[stage]:
+            self._confirm(look, stage)
+            return
+        self._is_prior_exact = False
         error = abs(self.predict_stage(shape, stage) - seconds) / seconds
         self._error.observe(error)
         self._last_errors.append(error)
         log_ratio = math.log(seconds / look.priors[stage])
         self._stage_factors[stage].observe(log_ratio)
         self._factors_by_bucket.clear()
+        self._bucket_factor(stage, look.nearest).observe(log_ratio)
+
+    def _confirm(self, look: _Look, stage: int) -> None:
+        """As any observation, where all that was ever seen is the prior: every factor stays 1 and
+        every error 0. So it is in simulations, eight times a message."""
+        self._error.num_observed += 1
+        self._last_errors.append(0.0)
+        self._stage_factors[stage].num_observed += 1
+        self._bucket_factor(stage, look.nearest).num_observed += 1
+
+    def _bucket_factor(self, stage: int, bucket: int) -> RunningFactor:
         buckets = self._bucket_factors[stage]
-        if look.nearest not in buckets:
-            buckets[look.nearest] = RunningFactor()
-        buckets[look.nearest].observe(log_ratio)
+        factor = buckets.get(bucket)
+        if factor is None:
+            factor = buckets[bucket] = RunningFactor()
+        return factor
 
     def _factors(self, bucket: int) -> list[float]:
         """Of all stages; kept until something new is learned."""
@@ -112,13 +134,21 @@ class CorrectedEstimator:
         return (factor or self._stage_factors[stage]).log_factor
 
     def _look_at(self, shape: BatchShape) -> _Look:
-        """All stages report the same shape one after the other: it is worked out once."""
-        if shape is not self._look.shape:
+        """All stages report the same shape one after the other, and micro-batches that have not had
+        their turn are asked for again and again: each is worked out once."""
+        if shape is self._shape:
+            return self._look
+        look = self._looks.get(shape)
+        if look is None:
             position = _BUCKETS_PER_OCTAVE * math.log2(max(1, shape.num_tokens))
             low = math.floor(position)
             priors = all_stage_seconds(self._prior, shape)
-            self._look = _Look(shape, priors, low, position - low, round(position))
-        return self._look
+            look = _Look(priors, low, position - low, round(position))
+            if len(self._looks) >= _MAX_KNOWN_LOOKS:
+                self._looks.clear()
+            self._looks[shape] = look
+        self._shape, self._look = shape, look
+        return look
 
 
 def _corrected(prior: float, low: float, high: float, share: float) -> float:
@@ -129,7 +159,6 @@ def _corrected(prior: float, low: float, high: float, share: float) -> float:
 class _Look(msgspec.Struct):
     """A shape between two buckets of tokens: ``low`` and the next one, ``share`` of the way."""
 
-    shape: BatchShape | None
     priors: list[float]
     low: int
     share: float

@@ -124,9 +124,10 @@ class SimulatedPipeline:
 
     def _feedback(self, message: StageInput) -> float:
         """When stage 0 has the tokens that the last stage sampled for these rows."""
-        if any(row.token_ids is None for row in message.scheduled):
-            last = self._last_outputs.get(message.micro_batch_id, 0.0)
-            return last + self._hop.latency_seconds
+        for row in message.scheduled:
+            if row.token_ids is None:
+                last = self._last_outputs.get(message.micro_batch_id, 0.0)
+                return last + self._hop.latency_seconds
         return 0.0
 
     def _order_copies(self, message: StageInput, turns: list[StageTurn]) -> None:
@@ -153,17 +154,20 @@ class SimulatedPipeline:
     def _sample(
         self, message: StageInput, turns: list[StageTurn]
     ) -> tuple[SampledToken, ...] | None:
+        tokens = self._tokens
         sampled = tuple(
-            self._token(row.request_id) for row in message.scheduled if row.needs_sample
+            [
+                tokens.get(row.request_id) or self._token(row.request_id)
+                for row in message.scheduled
+                if row.needs_sample
+            ]
         )
         if message.scheduled:
             self._last_outputs[message.micro_batch_id] = turns[-1].end
         return sampled or None
 
     def _token(self, request_id: int) -> SampledToken:
-        token = self._tokens.get(request_id)
-        if token is None:
-            token = self._tokens[request_id] = SampledToken(request_id, _TOKEN_ID)
+        token = self._tokens[request_id] = SampledToken(request_id, _TOKEN_ID)
         return token
 
     # --- what comes back
@@ -203,14 +207,15 @@ class SimulatedPipeline:
 
 
 def shape_of(message: StageInput) -> BatchShape:
-    num_tokens = num_kv_tokens = num_pairs = 0
-    for row in message.scheduled:
-        num_new = row.num_new_tokens
-        num_tokens += num_new
-        num_kv_tokens += num_new + row.num_computed_tokens
-        if num_new > 1:
-            num_pairs += count_prompt_pairs(row.num_computed_tokens, num_new)
-    return BatchShape(num_tokens, num_kv_tokens, len(message.scheduled), num_pairs)
+    rows = message.scheduled
+    num_tokens = sum([row.num_new_tokens for row in rows])
+    num_kv_tokens = num_tokens + sum([row.num_computed_tokens for row in rows])
+    num_pairs = 0
+    if num_tokens > len(rows):
+        num_pairs = sum(
+            [count_prompt_pairs(row.num_computed_tokens, row.num_new_tokens) for row in rows]
+        )
+    return BatchShape(num_tokens, num_kv_tokens, len(rows), num_pairs)
 
 
 def _busy(turn: StageTurn) -> float:

@@ -8,7 +8,7 @@ from pipemax_worker.contract.transfers import CopyJob, CopyResult
 from pipemax_worker.planner.simulated_links import LinkSpeeds, StageLinks
 
 
-class StageTurn(msgspec.Struct, frozen=True):
+class StageTurn(msgspec.Struct, frozen=True, gc=False):
     """What one message was to one stage, in seconds."""
 
     compute_seconds: float

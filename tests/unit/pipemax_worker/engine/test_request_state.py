@@ -1,5 +1,10 @@
 from kit.engine import make_request
-from pipemax_worker.engine.request_state import PreemptionKind, RequestState, RequestStatus
+from pipemax_worker.engine.request_state import (
+    PreemptionKind,
+    RequestState,
+    RequestStatus,
+    ready_states,
+)
 
 
 def running(num_prompt: int, max_tokens: int) -> RequestState:
@@ -13,7 +18,7 @@ def test_a_new_request_has_its_prompt_to_compute() -> None:
     assert state.num_remaining_tokens == 5
     assert state.num_output_tokens == 0
     assert state.max_num_tokens == 7
-    assert state.is_ready(run_ahead=False)
+    assert ready_states([state], run_ahead=False)
 
 
 def test_a_token_in_flight_blocks_it_unless_it_runs_ahead() -> None:
@@ -21,31 +26,31 @@ def test_a_token_in_flight_blocks_it_unless_it_runs_ahead() -> None:
     state.num_computed_tokens = 5
     state.num_unknown_tokens = 1
     assert state.num_remaining_tokens == 1
-    assert not state.is_ready(run_ahead=False)
-    assert state.is_ready(run_ahead=True)
+    assert not ready_states([state], run_ahead=False)
+    assert ready_states([state], run_ahead=True)
     state.num_computed_tokens = 6
     state.num_unknown_tokens = 2
-    assert not state.is_ready(run_ahead=True)
+    assert not ready_states([state], run_ahead=True)
 
 
 def test_it_never_runs_ahead_of_its_last_token() -> None:
     state = running(5, 1)
     state.num_computed_tokens = 5
     state.num_unknown_tokens = 1
-    assert not state.is_ready(run_ahead=True)
+    assert not ready_states([state], run_ahead=True)
 
 
 def test_it_does_not_run_ahead_of_kv_that_was_cut_back() -> None:
     state = running(5, 4)
     state.num_computed_tokens = 4
     state.num_unknown_tokens = 1
-    assert not state.is_ready(run_ahead=True)
+    assert not ready_states([state], run_ahead=True)
 
 
 def test_who_is_to_be_preempted_is_not_ready() -> None:
     state = running(5, 3)
     state.preemption = PreemptionKind.MOVE
-    assert not state.is_ready(run_ahead=True)
+    assert not ready_states([state], run_ahead=True)
 
 
 def test_new_blocks_are_counted_at_borders_only() -> None:

@@ -14,7 +14,7 @@ Preemptions = tuple[tuple[int, PreemptionKind], ...]
 
 def num_short_blocks(view: SchedulerView) -> int:
     """Blocks that this turn's rows cannot have: one a decode row at a border, one a prompt."""
-    num_needed = sum(row.num_new_blocks for row in view.ready)
+    num_needed = sum([row.num_new_blocks for row in view.ready])
     return max(0, num_needed - view.num_allocatable_blocks)
 
 
@@ -52,7 +52,7 @@ def cut_chunks(
 def derive_shape(view: SchedulerView, decode: Sequence[ReadyRequest], chunks: Chunks) -> BatchShape:
     """Of a step with these rows."""
     num_tokens = num_kv_tokens = len(decode)
-    num_kv_tokens += sum(row.num_computed_tokens for row in decode)
+    num_kv_tokens += sum([row.num_computed_tokens for row in decode])
     num_pairs = 0
     if chunks:
         computed = {row.request_id: row.num_computed_tokens for row in view.ready}

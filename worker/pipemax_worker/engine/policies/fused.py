@@ -42,7 +42,7 @@ class FusedPolicy:
         return Composition(
             admit=admit,
             chunks=chunks,
-            decode=tuple(row.request_id for row in decode),
+            decode=tuple([row.request_id for row in decode]),
             prefetch=choose_prefetch(view, budget_bytes),
             preempt=preempt,
             prefetch_budget_bytes=budget_bytes,
