@@ -113,10 +113,11 @@ def _children(
     """Made once; the job file anew with each change of the spec, for workers that start later."""
     if observed.job:
         seen = observed.status.get("observedGeneration", observed.generation)
-        return (build_config_map(job, owner),) if seen != observed.generation else ()
+        is_known = seen == observed.generation
+        return () if is_known else (build_config_map(job, owner, settings),)
     if job.spec.suspend:
         return ()  # suspended before its start: Kueue would release them
-    return build_config_map(job, owner), build_batch_job(job, owner, settings)
+    return build_config_map(job, owner, settings), build_batch_job(job, owner, settings)
 
 
 def _child_changes(job: InferenceJob, observed: Observed) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipemax_worker.job import NVME_WRITE_BYTES_PER_SECOND
+
 
 @dataclass(frozen=True)
 class OperatorSettings:
@@ -16,6 +18,8 @@ class OperatorSettings:
     extra_volumes, extra_volume_mounts   added to every worker pod, as in a pod's own spec.
     run_as_user                          numeric user and group of the worker.
     memory_overhead_bytes                of a worker besides host KV and shared memory.
+    nvme_write_bytes_per_second          of the nodes' disks, as ``pipemax preflight`` measures it:
+                                         how long a job's grace period is that says nothing.
     gpus_for_cpu_jobs                    GPUs that the pod of a job on the CPU reserves: on nodes
                                          kept for one job at a time, or to try placement out.
     max_retries                          how often one worker that fails is started again, before
@@ -38,6 +42,7 @@ class OperatorSettings:
     metrics_port: int = 9400
     shared_memory_bytes: int = 8 * 2**30
     memory_overhead_bytes: int = 16 * 2**30
+    nvme_write_bytes_per_second: float = NVME_WRITE_BYTES_PER_SECOND
     gpu_affinity: bool = True
     gpus_for_cpu_jobs: int = 0
     max_retries: int = 6

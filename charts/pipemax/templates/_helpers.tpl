@@ -87,6 +87,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   "metrics_port" ($worker.metricsPort | int64)
   "shared_memory_bytes" (include "pipemax.bytes" $worker.sharedMemory | int64)
   "memory_overhead_bytes" (include "pipemax.bytes" $worker.memoryOverhead | int64)
+  "nvme_write_bytes_per_second" ($worker.nvmeWriteBytesPerSecond | int64)
   "gpu_affinity" $worker.gpuAffinity
   "gpus_for_cpu_jobs" ($worker.gpusForCpuJobs | int64)
   "max_retries" ($worker.maxRetries | int64)

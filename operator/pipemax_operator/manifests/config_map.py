@@ -8,14 +8,17 @@ from pipemax_worker.job import InferenceJob, dump_job
 
 from pipemax_operator import names
 from pipemax_operator.manifests.metadata import Owner, child_metadata
+from pipemax_operator.settings import OperatorSettings
 
 JOB_FILE = "job.yaml"
 
 
-def build_config_map(job: InferenceJob, owner: Owner) -> dict[str, Any]:
+def build_config_map(job: InferenceJob, owner: Owner, settings: OperatorSettings) -> dict[str, Any]:
     """The whole InferenceJob, as the worker reads it. ``suspend`` speaks to the operator: a pod
-    that runs is not suspended."""
-    spec = job.spec.model_copy(update={"suspend": False})
+    that runs is not suspended. The grace period is the one that the pod has."""
+    grace_seconds = job.spec.derive_grace_seconds(settings.nvme_write_bytes_per_second)
+    resolved = {"suspend": False, "grace_period_seconds": grace_seconds}
+    spec = job.spec.model_copy(update=resolved)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -43,7 +43,7 @@ def build_pod_template(
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": grace_period_seconds(job),
+        "terminationGracePeriodSeconds": grace_period_seconds(job, settings),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": settings.run_as_user,
@@ -83,9 +83,11 @@ def num_gpus(job: InferenceJob, settings: OperatorSettings) -> int:
     return job.spec.parallelism.stages_per_node or DEFAULT_GPUS_PER_NODE
 
 
-def grace_period_seconds(job: InferenceJob) -> int:
-    """What the spec says, and a margin in which the worker ends by itself before it is killed."""
-    return job.spec.grace_period_seconds + max(5, job.spec.grace_period_seconds // 10)
+def grace_period_seconds(job: InferenceJob, settings: OperatorSettings) -> int:
+    """What the spec says or parking takes, and a margin in which the worker ends by itself before
+    it is killed."""
+    seconds = job.spec.derive_grace_seconds(settings.nvme_write_bytes_per_second)
+    return seconds + max(5, seconds // 10)
 
 
 def _worker(

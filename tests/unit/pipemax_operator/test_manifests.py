@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,7 @@ from pipemax_operator import exit_codes
 from pipemax_operator.manifests.batch_job import build_batch_job
 from pipemax_operator.manifests.config_map import JOB_FILE, build_config_map
 from pipemax_operator.manifests.metadata import Owner
+from pipemax_operator.manifests.pod import build_pod_template
 from pipemax_operator.settings import OperatorSettings
 from pipemax_worker import errors
 from pipemax_worker.job import parse_job, resolve_nvme, resolve_place
@@ -33,10 +35,12 @@ def worker_of(**spec: Any) -> dict[str, Any]:
 
 def test_the_worker_reads_the_very_job() -> None:
     job = make_job(suspend=True, kvCache={"host": "1Gi", "nvme": NVME})
-    text = build_config_map(job, OWNER)["data"][JOB_FILE]
+    text = build_config_map(job, OWNER, SETTINGS)["data"][JOB_FILE]
     read = parse_job(text, JOB_FILE)
     assert read.spec.suspend is False
-    assert read.spec.model_copy(update={"suspend": True}) == job.spec
+    assert read.spec.grace_period_seconds == 60, "as the pod has it"
+    own = {"suspend": True, "grace_period_seconds": None}
+    assert read.spec.model_copy(update=own) == job.spec
 
 
 def mounts_of(worker: dict[str, Any]) -> dict[str, str]:
@@ -91,6 +95,16 @@ def test_the_worker_may_do_little() -> None:
 
 def test_the_grace_leaves_the_worker_time_to_end_by_itself() -> None:
     assert pod_of(gracePeriodSeconds=300)["terminationGracePeriodSeconds"] == 330
+    assert pod_of()["terminationGracePeriodSeconds"] == 66
+
+
+def test_who_says_no_grace_gets_the_time_to_park_all_of_the_host_memory() -> None:
+    cache = {"host": "200G", "nvme": {"hostPath": "/mnt/nvme", "size": "1T"}}
+    job, settings = make_job(kvCache=cache), replace(SETTINGS, nvme_write_bytes_per_second=2e9)
+    pod = build_pod_template(job, OWNER, settings)["spec"]
+    assert pod["terminationGracePeriodSeconds"] == 150 + 15
+    text = build_config_map(job, OWNER, settings)["data"][JOB_FILE]
+    assert parse_job(text, JOB_FILE).spec.derive_grace_seconds() == 150
 
 
 def test_credentials_reach_the_worker_by_reference() -> None:

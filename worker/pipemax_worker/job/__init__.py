@@ -24,7 +24,7 @@ from pipemax_worker.job.resolve import (
     resolve_place,
 )
 from pipemax_worker.job.schema import json_schema
-from pipemax_worker.job.spec import InferenceJobSpec
+from pipemax_worker.job.spec import NVME_WRITE_BYTES_PER_SECOND, InferenceJobSpec
 
 __all__ = [
     "API_VERSION",
@@ -32,6 +32,7 @@ __all__ = [
     "KIND",
     "MOUNT_ROOT",
     "NVME_HOST_PATH_MOUNT",
+    "NVME_WRITE_BYTES_PER_SECOND",
     "HubId",
     "InferenceJob",
     "InferenceJobSpec",

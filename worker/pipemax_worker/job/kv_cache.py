@@ -67,6 +67,13 @@ class KvCacheSpec(Section):
 
     nvme: NvmeSpec | None = None
 
+    @property
+    def parked_bytes(self) -> int:
+        """Most that a stop moves to a disk that outlives the pod."""
+        if self.nvme is None or self.nvme.empty_dir is not None:
+            return 0
+        return min(self.host, self.nvme.size)
+
     def broken_rules(self) -> Iterator[BrokenRule]:
         if self.nvme is not None and self.host == 0:
             yield BrokenRule(

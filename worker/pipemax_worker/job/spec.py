@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -17,6 +18,13 @@ from pipemax_worker.job.quantities import Duration
 from pipemax_worker.job.sampling import SamplingSpec
 from pipemax_worker.job.scheduling import CredentialsSpec, SchedulingSpec
 from pipemax_worker.job.section import BrokenRule, Section
+
+MAX_GRACE_SECONDS = 3600
+MIN_DERIVED_GRACE_SECONDS = 60
+NVME_WRITE_BYTES_PER_SECOND = 1e9
+"""Taken for granted where nobody has measured it: of an NVMe drive whose fast cache is full."""
+
+_PARKING_MARGIN = 1.5
 
 PlaceUris = Annotated[tuple[PlaceUri, ...], Field(strict=False, min_length=1, max_length=1024)]
 
@@ -86,8 +94,10 @@ class InferenceJobSpec(Section):
     error_policy: ErrorPolicySpec = Field(default_factory=ErrorPolicySpec)
     node_loss: NodeLossSpec = Field(default_factory=NodeLossSpec)
 
-    grace_period_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
-    """Time to flush records and to park KV when the job is stopped."""
+    grace_period_seconds: Annotated[int, Field(ge=1, le=MAX_GRACE_SECONDS)] | None = None
+    """Time to flush records and to park KV when the job is stopped. Absent: 60, or what it takes to
+    write all KV of the host memory to `kvCache.nvme` and half as much again, at the speed that the
+    chart's `worker.nvmeWriteBytesPerSecond` says (1 GB/s by default and outside a cluster)."""
 
     deadline: Duration | None = None
     """Longest time the job may run, such as `12h`; what is done by then is kept. Absent: none."""
@@ -112,6 +122,16 @@ class InferenceJobSpec(Section):
 
     image: ImageName | None = None
     """Image of the worker. Absent: the one that belongs to the operator."""
+
+    def derive_grace_seconds(
+        self, write_bytes_per_second: float = NVME_WRITE_BYTES_PER_SECOND
+    ) -> int:
+        """``gracePeriodSeconds``, resolved. Longer than it need be costs nothing: a worker ends as
+        soon as it has parked."""
+        if self.grace_period_seconds is not None:
+            return self.grace_period_seconds
+        seconds = _PARKING_MARGIN * self.kv_cache.parked_bytes / write_bytes_per_second
+        return min(MAX_GRACE_SECONDS, max(MIN_DERIVED_GRACE_SECONDS, math.ceil(seconds)))
 
     @property
     def replaces_lost_workers(self) -> bool:

@@ -59,7 +59,7 @@ def derive_needs(job: InferenceJob, settings: PipelineSettings) -> Needs:
         host_device_kv_bytes=device_kv_bytes if is_cpu else 0,
         host_weight_bytes=_all_weight_bytes(settings) if is_cpu else 0,
         nvme_kv_bytes=settings.nvme_kv_bytes,
-        grace_period_seconds=job.spec.grace_period_seconds,
+        grace_period_seconds=job.spec.derive_grace_seconds(),
     )
 
 

@@ -218,7 +218,7 @@ def _build_run(
         display.message,
         lambda error, death: pipeline.explain(error, death.stage),
     )
-    grace_seconds = job.spec.grace_period_seconds
+    grace_seconds = job.spec.derive_grace_seconds()
     parking = JobParking(
         parked, ledger, pipeline, engine, collector, clock, grace_seconds, display.message, worker
     )

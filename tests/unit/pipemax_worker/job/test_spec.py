@@ -23,7 +23,8 @@ def test_a_short_job_has_good_defaults() -> None:
     assert (spec.engine.memory_fraction, spec.engine.look_ahead) == (0.92, 1024)
     assert spec.engine.prefix_sharing
     assert (spec.kv_cache.host, spec.kv_cache.nvme) == (4 * 2**30, None)
-    assert spec.grace_period_seconds == 60
+    assert spec.grace_period_seconds is None
+    assert spec.derive_grace_seconds() == 60
     assert (spec.error_policy.max_failed_percent, spec.error_policy.max_failed_count) == (100, None)
     assert (spec.deadline, spec.suspend, spec.resume_from) == (None, False, None)
     assert spec.scheduling.gpu_resource_name == "nvidia.com/gpu"
@@ -39,6 +40,27 @@ def test_amounts_are_numbers() -> None:
     assert spec.kv_cache.host == 3 * 2**29
     assert spec.kv_cache.nvme is not None
     assert spec.kv_cache.nvme.size == 500_000_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        ("", 60),
+        ("kvCache: {host: 200G}", 60),
+        ("kvCache: {host: 200G, nvme: {hostPath: /nvme, size: 1T}}", 300),
+        ("kvCache: {host: 200G, nvme: {persistentVolumeClaim: {claimName: c}, size: 1T}}", 300),
+        ("kvCache: {host: 200G, nvme: {hostPath: /nvme, size: 100G}}", 150),
+        ("kvCache: {host: 200G, nvme: {emptyDir: {}, size: 1T}}", 60),
+        ("kvCache: {host: 9T, nvme: {hostPath: /nvme, size: 9T}}", 3600),
+        ("gracePeriodSeconds: 7\nkvCache: {host: 200G, nvme: {hostPath: /nvme, size: 1T}}", 7),
+    ],
+)
+def test_the_grace_is_what_parking_takes(fields: str, seconds: int) -> None:
+    """At 1 GB/s and with half as much again, if the job says nothing."""
+    spec = spec_of(fields)
+    assert spec.derive_grace_seconds() == seconds
+    halved = spec.derive_grace_seconds(0.5e9)
+    assert seconds <= halved <= 2 * seconds
 
 
 @pytest.mark.parametrize(
