@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import yaml
 from kit.control_plane.control_plane import ControlPlane
+from pipemax_operator.manifests.batch_job import build_batch_job
+from pipemax_operator.manifests.metadata import Owner
+from pipemax_operator.settings import OperatorSettings
 from pipemax_worker.errors import JobFileError
 from pipemax_worker.job import InferenceJob, parse_job
 
@@ -73,6 +76,18 @@ def test_short_names_and_columns(control_plane: ControlPlane, namespace: str) ->
 
 
 NVME = {"hostPath": "/mnt/nvme", "size": "1Ti"}
+
+
+def test_pods_whose_nvme_folder_is_another_place_too(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    """A path that is mounted twice would be refused, with the job waiting for ever."""
+    shared = {"kvCache.nvme": NVME, "output.uri": "hostPath:///mnt/nvme"}
+    asked = InferenceJob.model_validate(job(shared))
+    child = build_batch_job(asked, Owner(namespace, "uid-1"), OperatorSettings())
+    assert "created" in create(control_plane, namespace, child, "--dry-run=server")
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no model": ({"model": None}, "spec.model"),
     "unknown field": ({"modle": "x"}, "modle"),
