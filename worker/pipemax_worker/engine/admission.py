@@ -133,6 +133,15 @@ class Admission:
     def _describe(self, state: RequestState, block_ids: Sequence[int]) -> WaitingRequest | None:
         """As it runs from ``block_ids`` on, which it holds or would find; None if HOST has no room
         for what must be promoted first."""
+        if not block_ids:  # of a job's requests nearly all
+            return WaitingRequest(
+                request_id=state.request_id,
+                num_remaining_tokens=len(state.token_ids) - state.num_computed_tokens,
+                num_computed_tokens=state.num_computed_tokens,
+                num_blocks=max(1, self._projected_blocks(state)),
+                can_start=True,
+                num_expected_tokens=int(self.expected_tokens(state)),
+            )
         tiers = [self._manager.tier_of(block_id) for block_id in block_ids]
         if tiers.count(Tier.NVME) > self._manager.num_available_host_slots:
             return None

@@ -76,6 +76,13 @@ class MessageDraft:
             self.num_prompt_pairs += count_prompt_pairs(start, num_new_tokens)
         return needs_sample
 
+    def count_decoding(self, num_rows: int, num_kv_tokens: int) -> None:
+        """As many of ``rows``, put there by hand, have one new token, which is sampled from; their
+        ends add up to ``num_kv_tokens``."""
+        self.num_sampled += num_rows
+        self.num_tokens += num_rows
+        self.num_kv_tokens += num_kv_tokens
+
     def build(self, sequence: int, micro_batch_id: int) -> Plan:
         stage_input = StageInput(
             sequence=sequence,

@@ -45,6 +45,8 @@ class Transit:
     @property
     def num_leaving_blocks(self) -> int:
         """Blocks that hold a HOST slot and will give it up."""
+        if not self._leaving:
+            return 0
         return sum(len(leaving.state.block_ids) for leaving in self._leaving.values())
 
     def leave(self, state: RequestState) -> None:

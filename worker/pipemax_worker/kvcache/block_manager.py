@@ -132,7 +132,7 @@ class BlockManager:
         positions of the block. Copies of another fill are void from now on. The same number again
         changes nothing. Raises InvariantError for a shared block or one not on the device.
         """
-        block = self._table.block(block_id)
+        block = self._table.blocks.get(block_id) or self._table.block(block_id)
         if num_tokens != block.num_tokens:
             self._table.fill(block, num_tokens)
 

@@ -138,3 +138,27 @@ def test_accuracy_speaks_of_the_last_hundred() -> None:
     for _ in range(200):
         estimator.observe(decode(64), 0, 0.02)
     assert estimator.accuracy.share_within_5_percent > 0.9
+
+
+def test_what_confirms_the_prior_counts_when_it_is_refuted() -> None:
+    """Many exact steps weigh against the first that is not, in each bucket and in the error."""
+    prior = RooflineCost(PROFILE, [STAGE])
+    quick, slow = CorrectedEstimator(prior), CorrectedEstimator(prior)
+    slow._is_prior_exact = False
+    for estimator in (quick, slow):
+        for num_tokens in (8, 16, 300, 8, 8):
+            estimator.observe(decode(num_tokens), 0, prior.stage_seconds(decode(num_tokens), 0))
+        assert estimator.predict(decode(8)) == prior.stage_seconds(decode(8), 0)
+        estimator.observe(decode(8), 0, 3 * prior.stage_seconds(decode(8), 0))
+    for num_tokens in (1, 8, 16, 300, 1000):
+        assert quick.predict(decode(num_tokens)) == slow.predict(decode(num_tokens))
+    assert quick.error_ratio == slow.error_ratio > 0
+    assert quick.accuracy == slow.accuracy
+
+
+def test_more_shapes_than_are_remembered_are_predicted_alike() -> None:
+    prior = RooflineCost(PROFILE, [STAGE])
+    estimator = CorrectedEstimator(prior)
+    for num_tokens in (*range(1, 1200), *range(1, 50)):
+        shape = decode(num_tokens)
+        assert estimator.predict(shape) == prior.stage_seconds(shape, 0)
