@@ -56,6 +56,10 @@ class StandInNode:
     def come_back(self) -> None:
         """Its kubelet answers (again)."""
         self._is_away = False
+        self._say_ready()
+        self.renew()
+
+    def _say_ready(self) -> None:
         condition = {
             "type": "Ready",
             "status": "True",
@@ -65,7 +69,6 @@ class StandInNode:
             "lastTransitionTime": _now(),
         }
         self._patch("node", self.name, None, {"status": {"conditions": [condition]}})
-        self.renew()
 
     def leave(self) -> None:
         """The node object goes."""
@@ -78,6 +81,12 @@ class StandInNode:
             if not self._is_away:
                 with contextlib.suppress(AssertionError):  # the API server may be away too
                     self.renew()
+                    if not self._is_ready():
+                        self._say_ready()  # the node controller gave it up while it was not heard
+
+    def _is_ready(self) -> bool:
+        conditions = self.plane.get("node", self.name)["status"].get("conditions", ())
+        return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
     def renew(self) -> None:
         """Renew the lease: without that the node is lost after the control plane's grace."""
