@@ -19,6 +19,7 @@ from kit.runnable_model import write_model
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.statistics import EngineStatistics
 from pipemax_worker.engine import preemption
+from pipemax_worker.engine.kv_forecast import KVForecast
 from pipemax_worker.pipeline.executor import PipelineExecutor
 from pipemax_worker.runner import run, session
 
@@ -248,6 +249,7 @@ class CorruptNvme:
         monkeypatch.setattr(session, "PipelineExecutor", executor)
         monkeypatch.setattr(run, "derive_session_settings", derive_greedy)
         monkeypatch.setattr(run, "open_session", open_and_look)
+        monkeypatch.setattr(KVForecast, "peak_tokens", lambda *_: 0)
         monkeypatch.setattr(preemption, "recompute_seconds", lambda *_: float("inf"))
 
 
