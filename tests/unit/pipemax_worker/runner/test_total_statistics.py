@@ -15,6 +15,7 @@ STATES = {
     "prefetch_budget_bytes",
     "estimator_error_ratio",
     "occupancy",
+    "links",
 }
 SUMS_OF_PARTS = {"copies", "stages", "kv_lookups"}
 
