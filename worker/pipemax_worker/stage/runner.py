@@ -111,8 +111,8 @@ class StageRunner:
             if isinstance(message, Shutdown):
                 self._finish_all()
                 return message
-            if self._device.type == "cpu":
-                self._finish_all()  # receiving blocks the host there, and stage 0 may wait for us
+            if self._tokens is None and self._device.type == "cpu":
+                self._finish_all()  # receiving blocks the host there, and stage 0 waits
             self._launch(message)
             while len(self._launched) > self._overlaps:
                 self._finish_first()
