@@ -26,7 +26,14 @@ _SEQUENCE = struct.Struct("<q")
 
 class ActivationChannel(Protocol):
     """The links of one stage to its neighbours. The last stage never sends, the first never
-    receives."""
+    receives.
+
+    blocks_host   whether ``receive`` holds up the host until the hidden states are there; else the
+                  device waits for them, and the host goes on.
+    """
+
+    @property
+    def blocks_host(self) -> bool: ...
 
     def send(self, hidden: torch.Tensor, sequence: int) -> None:
         """Send ``hidden`` [num_tokens, hidden_size]. It must not be written to afterwards."""
@@ -45,6 +52,8 @@ class ZmqChannel:
 
     Sending is without a copy; receiving copies once, into memory that is aligned for the GEMMs.
     """
+
+    blocks_host = True
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], config: StageConfig, hidden_size: int

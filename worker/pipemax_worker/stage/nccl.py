@@ -20,6 +20,8 @@ class NcclChannel:
     peer-to-peer need no setting here: NCCL goes through shared host memory by itself.
     """
 
+    blocks_host = False
+
     def __init__(self, config: StageConfig, hidden_size: int) -> None:
         self._stage, self._num_stages = config.stage, config.num_stages
         self._dtype = getattr(torch, config.dtype)

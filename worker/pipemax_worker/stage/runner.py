@@ -111,8 +111,6 @@ class StageRunner:
             if isinstance(message, Shutdown):
                 self._finish_all()
                 return message
-            if self._tokens is None and self._device.type == "cpu":
-                self._finish_all()  # receiving blocks the host there, and stage 0 waits
             self._launch(message)
             while len(self._launched) > self._overlaps:
                 self._finish_first()
@@ -166,6 +164,8 @@ class StageRunner:
         self._wait_for_copies(step.scheduled)
         timer.copies_landed()
         if self._tokens is None:
+            if self._channel.blocks_host:
+                self._finish_all()  # the first stage may wait for their tokens before it sends
             timer.inputs_known()
             entering = self._channel.receive(batch.num_tokens, step.sequence)
         else:

@@ -43,6 +43,8 @@ NUM_STEPS = 9
 class NoChannel:
     """A single stage has no neighbours."""
 
+    blocks_host = True
+
     def send(self, hidden: torch.Tensor, sequence: int) -> None:
         raise AssertionError
 

@@ -39,6 +39,7 @@ class Neighbourhood:
         self.tokens = FeedbackReceiver(None) if stage == 0 else None
         self.inputs: list[StageInput | Shutdown | None] = []
         self.during_forward = lambda: None
+        self.blocks_host = True
         self.grammar_wait_seconds = 0.0
         self.runner = StageRunner(
             stage=stage,
@@ -127,6 +128,20 @@ def test_a_middle_stage_receives_computes_sends_and_reports(make_stage) -> None:
     *steps, report = stage.log
     assert steps == [("receive", 3, 4), ("forward", [0.5, 0.5, 0.5]), ("send", 4)]
     assert (report.sequence, report.stage, report.num_tokens) == (4, 1, 3)
+
+
+@pytest.mark.parametrize("blocks_host", [True, False])
+def test_a_step_is_finished_before_a_receive_that_holds_up_the_host(
+    blocks_host: bool, make_stage
+) -> None:
+    """Else the first stage could wait for its tokens, and this one for the first: a deadlock."""
+    stage = make_stage(2, 3)
+    stage.blocks_host = blocks_host
+    for sequence in (0, 1):
+        stage.runner._launch(message(sequence, row(1, sequence, [5], [0], False)))
+    before = stage.log[: stage.log.index(("receive", 1, 1))]
+    reported = [event.sequence for event in before if isinstance(event, StageReport)]
+    assert reported == ([0] if blocks_host else [])
 
 
 def test_the_last_stage_samples_the_rows_that_ask_and_feeds_back_first(make_stage) -> None:
