@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from pipemax_worker.contract.request import RecordKey, Request, SamplingParams, StopChecker
+from pipemax_worker.engine.hidden_length import LengthReached
 from pipemax_worker.errors import InputError, InputNotFoundError
 
 _TOKEN_ID = 5
@@ -51,7 +52,7 @@ class Workload(msgspec.Struct, frozen=True):
             told = self.hidden_max_tokens or output
             sampling = SamplingParams(max_tokens=told, temperature=0.0)
             request = Request(RecordKey("simulated", number), 0, _prompt(prompt), sampling)
-            yield request, None if told == output else _LengthReached(output)
+            yield request, None if told == output else LengthReached(output)
 
 
 NAMED_DISTRIBUTIONS = {
@@ -120,17 +121,6 @@ def read_workload_lengths(path: Path, num_requests: int | None) -> Workload:
     if not lengths or min(map(min, lengths)) < 1:
         raise InputError(f"{path}: needs a line at least, and lengths of 1 or more")
     return Workload(tuple(lengths))
-
-
-class _LengthReached:
-    """Ends a text whose length the scheduler does not know."""
-
-    def __init__(self, num_tokens: int) -> None:
-        self._num_left = num_tokens
-
-    def append(self, token_id: int) -> bool:
-        self._num_left -= 1
-        return self._num_left == 0
 
 
 @lru_cache(maxsize=16384)

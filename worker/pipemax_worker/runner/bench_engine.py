@@ -11,6 +11,7 @@ from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.request import FinishReason, RecordKey, Request, SamplingParams
 from pipemax_worker.contract.statistics import CopyTotals, EngineStatistics, StageTotals, StepRecord
 from pipemax_worker.engine.engine import Engine
+from pipemax_worker.engine.hidden_length import LengthReached
 from pipemax_worker.errors import InvariantError
 from pipemax_worker.runner.bench_floor import (
     CopySpeeds,
@@ -110,22 +111,11 @@ def with_floor(run: EngineRun, floor: StepFloor, steps: list[StepRecord]) -> Eng
     )
 
 
-class _LengthReached:
-    """Ends a text whose length the scheduler does not know."""
-
-    def __init__(self, num_tokens: int) -> None:
-        self._num_left = num_tokens
-
-    def append(self, token_id: int) -> bool:
-        self._num_left -= 1
-        return self._num_left == 0
-
-
 def _add_requests(engine: Engine, work: BenchWork, name: str) -> None:
     for number, (prompt, count) in enumerate(zip(work.prompts, work.max_tokens, strict=True)):
         told = work.hidden_max_tokens or count
         sampling = SamplingParams(max_tokens=told, min_tokens=count, temperature=0.0)
-        checker = None if told == count else _LengthReached(count)
+        checker = None if told == count else LengthReached(count)
         engine.add_request(Request(RecordKey(name, number), 0, prompt, sampling), checker)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pipemax_worker.engine.request_state import PreemptionKind
-from pipemax_worker.engine.view import ReadyRequest, SchedulerView
+from pipemax_worker.engine.view import ReadyRequest, SchedulerView, WaitingRequest
 from pipemax_worker.performance.batch_shape import BatchShape, count_prompt_pairs
 
 Chunks = tuple[tuple[int, int], ...]
+Fits = Callable[[Sequence[WaitingRequest]], bool]
 Preemptions = tuple[tuple[int, PreemptionKind], ...]
 
 
@@ -47,6 +48,47 @@ def cut_chunks(
         num_left -= num_taken
         num_rows += 1
     return tuple(chunks)
+
+
+def admit_prompts(
+    view: SchedulerView,
+    waiting: Sequence[WaitingRequest],
+    num_tokens: int,
+    num_rows: int,
+    fits: Fits,
+) -> tuple[tuple[int, ...], Chunks]:
+    """(requests to admit, chunks): those of ``waiting`` in order while ``num_tokens`` and rows last
+    and ``fits`` says yes to all that were chosen so far. ``num_rows`` are taken."""
+    chosen: list[WaitingRequest] = []
+    chunks: list[tuple[int, int]] = []
+    num_blocks_left = view.num_unreserved_blocks
+    for request in waiting:
+        if num_tokens <= 0 or num_rows >= view.max_num_requests:
+            break
+        if request.num_blocks > num_blocks_left or not fits((*chosen, request)):
+            break
+        chosen.append(request)
+        num_blocks_left -= request.num_blocks
+        if request.can_start:
+            num_new_tokens = min(request.num_remaining_tokens, num_tokens)
+            chunks.append((request.request_id, num_new_tokens))
+            num_tokens -= num_new_tokens
+            num_rows += 1
+    return tuple(request.request_id for request in chosen), tuple(chunks)
+
+
+def fits_at_its_peak(
+    view: SchedulerView, chosen: Sequence[WaitingRequest], room_share: float = 1.0
+) -> bool:
+    """Whether the KV of all that runs and of ``chosen`` fits into that share of the room until they
+    are finished. Who runs alone always fits: the engine refuses what never can."""
+    candidates = [
+        (request.num_computed_tokens + request.num_remaining_tokens, request.num_expected_tokens)
+        for request in chosen
+    ]
+    if view.forecast(candidates) <= room_share * view.num_live_blocks * view.block_tokens:
+        return True
+    return len(chosen) == 1 and view.forecast(()) == 0
 
 
 def derive_shape(view: SchedulerView, decode: Sequence[ReadyRequest], chunks: Chunks) -> BatchShape:

@@ -10,10 +10,15 @@ skips its turn, so nothing ever stalls, and the least recently run go first, so 
 
 from __future__ import annotations
 
+from functools import partial
+
 from pipemax_worker.engine.policies.composing import (
+    Chunks,
+    admit_prompts,
     cut_chunks,
     decode_rows,
     derive_shape,
+    fits_at_its_peak,
     num_short_blocks,
     prefetch_budget_bytes,
     rows_that_stay,
@@ -49,40 +54,14 @@ class FusedPolicy:
         )
 
 
-def _admit(
-    view: SchedulerView, num_decode: int, chunks: tuple[tuple[int, int], ...]
-) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+def _admit(view: SchedulerView, num_decode: int, chunks: Chunks) -> tuple[tuple[int, ...], Chunks]:
     """Waiting requests, in order, while tokens, rows, blocks and the balance allow it, and while
     what all of them are expected to grow to fits at its peak."""
-    admit: list[int] = []
-    new_chunks: list[tuple[int, int]] = []
     num_left = view.token_target - num_decode - sum(num_tokens for _, num_tokens in chunks)
-    num_rows_left = view.max_num_requests - num_decode - len(chunks)
-    num_blocks_left = view.num_unreserved_blocks
-    forecast: list[tuple[int, int]] = []
-    for waiting in view.waiting[: _num_admissible(view)]:
-        if waiting.num_blocks > num_blocks_left or num_left <= 0 or num_rows_left <= 0:
-            break
-        num_tokens = waiting.num_computed_tokens + waiting.num_remaining_tokens
-        forecast.append((num_tokens, waiting.num_expected_tokens))
-        if not _fits_at_its_peak(view, forecast):
-            break
-        admit.append(waiting.request_id)
-        num_blocks_left -= waiting.num_blocks
-        if waiting.can_start:
-            num_tokens = min(waiting.num_remaining_tokens, num_left)
-            new_chunks.append((waiting.request_id, num_tokens))
-            num_left -= num_tokens
-            num_rows_left -= 1
-    return tuple(admit), tuple(new_chunks)
-
-
-def _fits_at_its_peak(view: SchedulerView, candidates: list[tuple[int, int]]) -> bool:
-    """Whether the KV of all that runs and of ``candidates`` fits until they are finished. Who runs
-    alone always fits: the engine refuses what never can."""
-    if view.forecast(candidates) <= view.num_live_blocks * view.block_tokens:
-        return True
-    return len(candidates) == 1 and view.forecast(()) == 0
+    waiting = view.waiting[: _num_admissible(view)]
+    return admit_prompts(
+        view, waiting, num_left, num_decode + len(chunks), partial(fits_at_its_peak, view)
+    )
 
 
 def _num_admissible(view: SchedulerView) -> int:

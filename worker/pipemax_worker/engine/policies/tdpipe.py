@@ -16,7 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipemax_worker.engine.policies.composing import cut_chunks, decode_rows, rows_that_stay
+from pipemax_worker.engine.policies.composing import (
+    cut_chunks,
+    decode_rows,
+    fits_at_its_peak,
+    rows_that_stay,
+)
 from pipemax_worker.engine.policies.phases import prefill_turn
 from pipemax_worker.engine.preemption import recompute_youngest
 from pipemax_worker.engine.view import (
@@ -61,13 +66,7 @@ class TDPipePolicy:
 
 
 def _fits(view: SchedulerView, chosen: Sequence[WaitingRequest]) -> bool:
-    candidates = [
-        (waiting.num_computed_tokens + waiting.num_remaining_tokens, waiting.num_expected_tokens)
-        for waiting in chosen
-    ]
-    if view.forecast(candidates) <= _PEAK_SHARE * view.num_live_blocks * view.block_tokens:
-        return True
-    return len(chosen) == 1 and view.forecast(()) == 0
+    return fits_at_its_peak(view, chosen, _PEAK_SHARE)
 
 
 def steal_work(view: SchedulerView, decode: Sequence[ReadyRequest]) -> tuple[tuple[int, int], ...]:

@@ -8,7 +8,12 @@ blocks run short the youngest is preempted and computed again. Nothing is offloa
 
 from __future__ import annotations
 
-from pipemax_worker.engine.policies.composing import cut_chunks, decode_rows, rows_that_stay
+from pipemax_worker.engine.policies.composing import (
+    admit_prompts,
+    cut_chunks,
+    decode_rows,
+    rows_that_stay,
+)
 from pipemax_worker.engine.preemption import recompute_youngest
 from pipemax_worker.engine.view import Composition, SchedulerView
 
@@ -25,32 +30,16 @@ class VLLMPolicy:
         rows = rows_that_stay(view, preempt)
         decode = decode_rows(view, rows)
         chunks = cut_chunks(view, rows, view.max_batched_tokens - len(decode), len(decode))
-        admit, new_chunks = ((), ()) if preempt else _admit(view, len(decode), chunks)
+        num_left = view.max_batched_tokens - len(decode) - sum(num for _, num in chunks)
+        num_rows = len(decode) + len(chunks)
+        admit, new_chunks = (
+            ((), ())
+            if preempt
+            else admit_prompts(view, view.waiting, num_left, num_rows, lambda _: True)
+        )
         return Composition(
             admit=admit,
             chunks=chunks + new_chunks,
             decode=tuple(row.request_id for row in decode),
             preempt=preempt,
         )
-
-
-def _admit(
-    view: SchedulerView, num_decode: int, chunks: tuple[tuple[int, int], ...]
-) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
-    """In order, while there are tokens, rows and blocks for the prompt."""
-    admit: list[int] = []
-    new_chunks: list[tuple[int, int]] = []
-    num_left = view.max_batched_tokens - num_decode - sum(num for _, num in chunks)
-    num_rows_left = view.max_num_requests - num_decode - len(chunks)
-    num_blocks_left = view.num_unreserved_blocks
-    for waiting in view.waiting:
-        if waiting.num_blocks > num_blocks_left or num_left <= 0 or num_rows_left <= 0:
-            break
-        admit.append(waiting.request_id)
-        num_blocks_left -= waiting.num_blocks
-        if waiting.can_start:
-            num_tokens = min(waiting.num_remaining_tokens, num_left)
-            new_chunks.append((waiting.request_id, num_tokens))
-            num_left -= num_tokens
-            num_rows_left -= 1
-    return tuple(admit), tuple(new_chunks)
