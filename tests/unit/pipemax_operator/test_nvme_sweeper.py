@@ -46,6 +46,16 @@ async def turns(cluster: FolderCluster, sweeper: NvmeSweeper, count: int = 4) ->
     return pause
 
 
+async def ended_job(cluster: FolderCluster, *nodes: str) -> NvmeSweeper:
+    """A sweeper that knows of job A on these nodes, and that it is over."""
+    sweeper = sweeper_of(cluster)
+    cluster.add_job(A, *nodes)
+    await tell(cluster, sweeper)
+    cluster.finish(A)
+    await tell(cluster, sweeper)
+    return sweeper
+
+
 def scene(play: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(play(), 20))
 
@@ -260,11 +270,7 @@ def test_folders_of_namespaces_that_we_may_not_see_are_left_alone(cluster: Folde
 
 def test_a_pod_that_lingers_after_the_end_is_swept_too(cluster: FolderCluster) -> None:
     async def play() -> None:
-        sweeper = sweeper_of(cluster)
-        cluster.add_job(A, "node-1")
-        await tell(cluster, sweeper)
-        cluster.finish(A)
-        await tell(cluster, sweeper)
+        sweeper = await ended_job(cluster, "node-1")
         await turns(cluster, sweeper)
         cluster.add_pod(A, "node-2", "Running")
         await tell(cluster, sweeper)
@@ -280,11 +286,7 @@ def test_a_sweep_that_fails_is_tried_again_after_a_while(
     cluster: FolderCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def play() -> None:
-        sweeper = sweeper_of(cluster)
-        cluster.add_job(A, "node-1")
-        await tell(cluster, sweeper)
-        cluster.finish(A)
-        await tell(cluster, sweeper)
+        sweeper = await ended_job(cluster, "node-1")
         await sweeper.turn()
         cluster.exit_code = 1
         cluster.end_sweep(*cluster.sweep_jobs, "Traceback ...")
@@ -329,11 +331,7 @@ def test_a_sweep_that_a_queue_holds_is_told_of_once(
     """Where Kueue manages every Job, one without a queue is suspended for ever."""
 
     async def play() -> None:
-        sweeper = sweeper_of(cluster)
-        cluster.add_job(A, "node-1")
-        await tell(cluster, sweeper)
-        cluster.finish(A)
-        await tell(cluster, sweeper)
+        sweeper = await ended_job(cluster, "node-1")
         await sweeper.turn()
         (document,) = cluster.sweep_jobs.values()
         document["spec"]["suspend"] = True

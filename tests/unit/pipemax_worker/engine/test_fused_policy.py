@@ -3,6 +3,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from kit import policy_views
 from pipemax_worker.engine.policies import POLICIES, build_policy
 from pipemax_worker.engine.policies.fused import FusedPolicy
 from pipemax_worker.engine.request_state import PreemptionKind
@@ -24,30 +25,11 @@ def predict(shape: BatchShape) -> float:
 
 def make_view(**overrides: Any) -> SchedulerView:
     settings: dict[str, Any] = {
-        "micro_batch_id": 0,
-        "ready": (),
-        "waiting": (),
-        "lacking": (),
-        "preemptible": (),
-        "token_target": 16,
         "max_batched_tokens": 32,
-        "max_num_requests": 8,
-        "block_tokens": 4,
-        "slot_bytes": 1000,
-        "num_unfinished": 10,
-        "num_unreserved_blocks": 100,
-        "num_allocatable_blocks": 100,
-        "num_returning_blocks": 0,
-        "num_nvme_blocks": 0,
         "micro_batch_sizes": (0, 0),
-        "micro_batch_seconds": (0.01, 0.01),
-        "load_bytes_per_second": 1_000_000.0,
-        "demote_bytes_per_second": 1e6,
-        "promote_bytes_per_second": 1e6,
         "predict": predict,
-        "num_live_blocks": 100,
     }
-    return SchedulerView(**(settings | overrides))
+    return policy_views.make_view(**(settings | overrides))
 
 
 def decode(request_id: int, num_new_blocks: int = 0) -> ReadyRequest:

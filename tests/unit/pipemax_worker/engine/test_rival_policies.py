@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from kit import policy_views
 from pipemax_worker.engine.policies.host_pool import PoolTarget, choose_from_pool
 from pipemax_worker.engine.policies.pipemax import PipeMaxPolicy
 from pipemax_worker.engine.policies.tdpipe import TDPipePolicy, steal_work
@@ -30,33 +31,14 @@ def predict(shape: BatchShape) -> float:
 
 def make_view(**overrides: Any) -> SchedulerView:
     settings: dict[str, Any] = {
-        "micro_batch_id": 0,
-        "ready": (),
-        "waiting": (),
-        "lacking": (),
-        "preemptible": (),
-        "token_target": 16,
         "max_batched_tokens": 16,
-        "max_num_requests": 8,
-        "block_tokens": 4,
-        "slot_bytes": 1000,
-        "num_unfinished": 10,
-        "num_unreserved_blocks": 100,
-        "num_allocatable_blocks": 100,
-        "num_returning_blocks": 0,
-        "num_nvme_blocks": 0,
         "micro_batch_sizes": (1, 1),
-        "micro_batch_seconds": (0.01, 0.01),
-        "load_bytes_per_second": 1e6,
-        "demote_bytes_per_second": 1e6,
-        "promote_bytes_per_second": 1e6,
         "predict": predict,
         "num_held_blocks": 10,
         "num_device_blocks": 50,
-        "num_live_blocks": 100,
         "next_micro_batch_id": 1,
     }
-    return SchedulerView(**(settings | overrides))
+    return policy_views.make_view(**(settings | overrides))
 
 
 def decode(request_id: int, *, is_idle: bool = True) -> ReadyRequest:
