@@ -6,9 +6,8 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.files import write_kubeconfig
 from kit.control_plane.operator_process import OperatorProcess
 from kit.control_plane.stand_in_node import StandInNode
+from kit.control_plane.waiting import eventually
 
 Document = dict[str, Any]
 
@@ -93,16 +93,6 @@ def operator_of_the_chart(
         yield operator
     finally:
         operator.stop()
-
-
-def eventually(found: Callable[[], Any], timeout_seconds: float = 60.0) -> Any:
-    """The first true answer. AssertionError with the last answer if there is none in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.2)
-    raise AssertionError(f"not in time; the last answer: {answer!r}")
 
 
 def apply(plane: ControlPlane, namespace: str) -> None:

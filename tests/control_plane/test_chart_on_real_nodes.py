@@ -4,8 +4,7 @@ two real nodes, and all that a user types is typed here."""
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,13 @@ from kit.chart import CHART
 from kit.control_plane.chart_install import Shell, chart_values, own_address, watching
 from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.minimal_example import MinimalExample
-from kit.control_plane.real_node import RealNode, real_nodes
 from kit.control_plane.real_node_job import WORKER_USER, Document, RealNodeJob
-from kit.control_plane.real_node_needs import ALLOW_STANDIN, NodesImpossibleError
+from kit.control_plane.required_nodes import Nodes, required_nodes
 from kit.control_plane.running_job import eventually as wait
 from kit.control_plane.running_job import running_pods
 from kit.control_plane.scraping import Scraped, read_page
 
 pytestmark = pytest.mark.xdist_group("real-nodes")
-
-Nodes = Mapping[str, RealNode]
 
 NUM_FILES, LINES_PER_FILE = 12, 6
 NUM_REQUESTS = NUM_FILES * LINES_PER_FILE
@@ -48,13 +44,8 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 @pytest.fixture
 def nodes(plane: ControlPlane) -> Iterator[Nodes]:
     """Two nodes with 8 GPUs each."""
-    try:
-        with real_nodes(plane, "a", "b") as found:
-            yield found
-    except NodesImpossibleError as problem:
-        if os.environ.get(ALLOW_STANDIN) != "1":
-            raise
-        pytest.skip(str(problem))
+    with required_nodes(plane, "a", "b") as found:
+        yield found
 
 
 def eventually(job: RealNodeJob, found: Callable[[], Any], timeout_seconds: float = 240.0) -> Any:

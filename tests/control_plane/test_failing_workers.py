@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import yaml
 from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.operator_process import running_operator
 from kit.control_plane.stand_in_node import StandInNode
+from kit.control_plane.waiting import eventually
 
 Document = dict[str, Any]
 
@@ -62,16 +62,6 @@ def pods(
             node.run_pod(namespace, name)
         says(control_plane, namespace, "2 of 2 workers run")
         yield names
-
-
-def eventually(found: Callable[[], Any], timeout_seconds: float = 60.0) -> Any:
-    """The first true answer. AssertionError with the last answer if there is none in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.2)
-    raise AssertionError(f"not in time; the last answer: {answer!r}")
 
 
 def status_of(plane: ControlPlane, namespace: str) -> Document:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import Any
 import pytest
 import yaml
 from kit.chart import ROOT, of_kind, render
+from kit.control_plane import waiting
 from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.files import write_kubeconfig
 from kit.control_plane.kueue import running_kueue
 from kit.control_plane.operator_process import OperatorProcess
-from kit.control_plane.real_node import RealNode, real_nodes
+from kit.control_plane.real_node import RealNode
 from kit.control_plane.real_node_job import RealNodeJob, read_metrics, worker_settings
-from kit.control_plane.real_node_needs import ALLOW_STANDIN, NodesImpossibleError
+from kit.control_plane.required_nodes import required_nodes
 
 pytestmark = pytest.mark.xdist_group("real-nodes")
 
@@ -83,15 +83,10 @@ def queues(plane: ControlPlane) -> None:
 @pytest.fixture
 def node(plane: ControlPlane) -> Iterator[RealNode]:
     """One with eight GPUs, in the flavor's pool."""
-    try:
-        with real_nodes(plane, "a") as found:
-            labels = [f"{key}={value}" for key, value in POOL_LABEL.items()]
-            plane.kubectl("label", "node", found["a"].name, *labels)
-            yield found["a"]
-    except NodesImpossibleError as problem:
-        if os.environ.get(ALLOW_STANDIN) != "1":
-            raise
-        pytest.skip(str(problem))
+    with required_nodes(plane, "a") as found:
+        labels = [f"{key}={value}" for key, value in POOL_LABEL.items()]
+        plane.kubectl("label", "node", found["a"].name, *labels)
+        yield found["a"]
 
 
 class Queued:
@@ -166,12 +161,7 @@ class Queued:
 
 def eventually(job: Queued, found: Callable[[], Any], timeout_seconds: float = 60.0) -> Any:
     """The first true answer. AssertionError with what all parties know if there is none."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.2)
-    raise AssertionError(f"not in time:\n{job.describe()}")
+    return waiting.eventually(found, timeout_seconds, job.describe)
 
 
 def reserved_gpus(plane: ControlPlane) -> str:

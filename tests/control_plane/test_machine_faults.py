@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import yaml
+from kit.control_plane import waiting
 from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.operator_process import running_operator
 from kit.control_plane.stand_in_node import StandInNode
@@ -94,12 +94,9 @@ class Scene:
         return found
 
     def eventually(self, job: str, found: Callable[[], Any], timeout_seconds: float = 60.0) -> Any:
-        deadline = time.monotonic() + timeout_seconds
-        while time.monotonic() < deadline:
-            if answer := found():
-                return answer
-            time.sleep(0.2)
-        raise AssertionError(f"not in time: {json.dumps(self.status(job), indent=1)}")
+        return waiting.eventually(
+            found, timeout_seconds, lambda: json.dumps(self.status(job), indent=1)
+        )
 
 
 # What no node can take: job -> spec, and the scheduler's own words.

@@ -6,9 +6,8 @@ The operator runs with the chart's own service account: what it may not do there
 from __future__ import annotations
 
 import json
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.files import write_kubeconfig
 from kit.control_plane.operator_process import OperatorProcess
 from kit.control_plane.stand_in_node import StandInNode
+from kit.control_plane.waiting import eventually
 
 Document = dict[str, Any]
 
@@ -110,16 +110,6 @@ def scene(
         for node in scene.nodes:
             node.leave()
         control_plane.kubectl("delete", "-n", namespace, "-f", "-", stdin=access)
-
-
-def eventually(found: Callable[[], Any], timeout_seconds: float = 60.0) -> Any:
-    """The first true answer. AssertionError with the last answer if there is none in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.2)
-    raise AssertionError(f"not in time; the last answer: {answer!r}")
 
 
 def test_a_vanished_node(scene: Scene) -> None:

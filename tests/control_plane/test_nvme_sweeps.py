@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kit.control_plane import waiting
 from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.operator_process import running_operator
-from kit.control_plane.real_node import RealNode, real_nodes
+from kit.control_plane.real_node import RealNode
 from kit.control_plane.real_node_job import (
     WORKER_USER,
     Document,
@@ -19,27 +18,13 @@ from kit.control_plane.real_node_job import (
     pin_to,
     worker_settings,
 )
-from kit.control_plane.real_node_needs import ALLOW_STANDIN, NodesImpossibleError
+from kit.control_plane.required_nodes import Nodes
+from kit.control_plane.running_job import SLOW
 
 pytestmark = pytest.mark.xdist_group("real-nodes")
 
-Nodes = Mapping[str, RealNode]
-
-# Few requests at a time: the job lasts long enough to be stopped in its middle.
-SLOW = {"device": "cpu", "maxNumRequests": 2, "lookAhead": 4}
 PARKED, LOST, DONE = "nvme-parked", "nvme-lost", "nvme-done"
 SYSTEM = "nvme-system"
-
-
-@pytest.fixture
-def nodes(control_plane: ControlPlane) -> Iterator[Nodes]:
-    try:
-        with real_nodes(control_plane, "a", "b") as found:
-            yield found
-    except NodesImpossibleError as problem:
-        if os.environ.get(ALLOW_STANDIN) != "1":
-            raise
-        pytest.skip(str(problem))
 
 
 @pytest.fixture
@@ -63,13 +48,10 @@ def jobs(
 
 def eventually(job: RealNodeJob, found: Callable[[], Any], timeout_seconds: float = 150.0) -> Any:
     """The first true answer. AssertionError with all that Kubernetes knows if there is none."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.2)
-    sweeps = job.plane.kubectl("get", "jobs,pods,events", "-n", SYSTEM, "-o", "wide")
-    raise AssertionError(f"not in time:\n{job.describe()}\n{sweeps}")
+    sweeps = ("get", "jobs,pods,events", "-n", SYSTEM, "-o", "wide")
+    return waiting.eventually(
+        found, timeout_seconds, lambda: f"{job.describe()}\n{job.plane.kubectl(*sweeps)}"
+    )
 
 
 def phase(job: RealNodeJob) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.operator_process import running_operator
 from kit.control_plane.stand_in_node import StandInNode
+from kit.control_plane.waiting import eventually
 
 Document = dict[str, Any]
 
@@ -45,16 +45,6 @@ def operator(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Ite
     environment = {"PIPEMAX_WORKER_SETTINGS": json.dumps(SETTINGS)}
     with running_operator(control_plane, tmp_path, namespace, environment):
         yield
-
-
-def eventually(found: Callable[[], Any], timeout_seconds: float = 60.0) -> Any:
-    """The first true answer. AssertionError with the last answer if there is none in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.2)
-    raise AssertionError(f"not in time; the last answer: {answer!r}")
 
 
 def apply(plane: ControlPlane, namespace: str, document: Document) -> None:

@@ -23,7 +23,6 @@ from kit.control_plane.operator_scenes import (
     answer,
     apply,
     events_of,
-    eventually,
     inference_job,
     make_operator,
     phases,
@@ -31,6 +30,7 @@ from kit.control_plane.operator_scenes import (
     writes,
 )
 from kit.control_plane.stand_in_node import StandInNode
+from kit.control_plane.waiting import eventually
 from pipemax_operator.crd import build_crd
 
 # They share a control plane of their own; the longest of them would keep a test process busy alone.

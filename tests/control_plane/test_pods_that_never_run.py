@@ -5,7 +5,6 @@ All jobs are applied at once, on one node: each waits for its own fault.
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ import pytest
 import yaml
 from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.operator_process import running_operator
-from kit.control_plane.real_node import RealNode, real_nodes
+from kit.control_plane.real_node import RealNode
 from kit.control_plane.real_node_job import ROOT, worker_settings
-from kit.control_plane.real_node_needs import ALLOW_STANDIN, NodesImpossibleError
+from kit.control_plane.required_nodes import required_nodes
 
 pytestmark = pytest.mark.xdist_group("real-nodes")
 
@@ -84,13 +83,8 @@ class Jobs:
 
 @pytest.fixture(scope="module")
 def node(control_plane: ControlPlane) -> Iterator[RealNode]:
-    try:
-        with real_nodes(control_plane, "a") as found:
-            yield found["a"]
-    except NodesImpossibleError as problem:
-        if os.environ.get(ALLOW_STANDIN) != "1":
-            raise
-        pytest.skip(str(problem))
+    with required_nodes(control_plane, "a") as found:
+        yield found["a"]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ on a real API server, with a node that does as it is told.
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.files import write_kubeconfig
 from kit.control_plane.operator_process import OperatorProcess
 from kit.control_plane.stand_in_node import StandInNode
+from kit.control_plane.waiting import eventually
 
 Document = dict[str, Any]
 
@@ -85,16 +85,6 @@ def node(control_plane: ControlPlane) -> Iterator[StandInNode]:
     node.join()
     yield node
     node.leave()
-
-
-def eventually(found: Callable[[], Any], timeout_seconds: float = 60.0) -> Any:
-    """The first true answer. AssertionError with the last answer if there is none in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.2)
-    raise AssertionError(f"not in time; the last answer: {answer!r}")
 
 
 def test_a_jobs_folder_is_recorded_and_swept(

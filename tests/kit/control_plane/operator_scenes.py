@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +61,6 @@ def running(*operators: OperatorProcess) -> Iterator[None]:
     finally:
         for operator in operators:
             operator.stop()
-
-
-def eventually(found: Callable[[], Any], timeout_seconds: float = 60.0) -> Any:
-    """The first true answer. AssertionError with the last answer if there is none in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.2)
-    raise AssertionError(f"not in time; the last answer: {answer!r}")
 
 
 def apply(plane: ControlPlane, namespace: str, *names: str) -> None:

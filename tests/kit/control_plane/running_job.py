@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
+from kit.control_plane import waiting
 from kit.control_plane.real_node_job import Document, RealNodeJob
 
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+
+# What a job of these tests has to do, unless it says otherwise.
+NUM_FILES, LINES_PER_FILE = 6, 8
+NUM_REQUESTS = NUM_FILES * LINES_PER_FILE
+SUMMARY = f"{NUM_REQUESTS}/{NUM_REQUESTS}"
 
 # Few requests at a time: the job lasts long enough for a fault in its middle.
 SLOW = {"device": "cpu", "maxNumRequests": 2, "lookAhead": 4}
@@ -17,12 +22,7 @@ SLOW = {"device": "cpu", "maxNumRequests": 2, "lookAhead": 4}
 
 def eventually(job: RealNodeJob, found: Callable[[], Any], timeout_seconds: float = 240.0) -> Any:
     """The first true answer. AssertionError with all that Kubernetes knows if there is none."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.2)
-    raise AssertionError(f"not in time:\n{job.describe()}")
+    return waiting.eventually(found, timeout_seconds, job.describe)
 
 
 def condition(status: Document, kind: str) -> Document:
