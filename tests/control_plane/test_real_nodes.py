@@ -2,105 +2,37 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kit.control_plane.control_plane import ControlPlane
-from kit.control_plane.operator_process import running_operator
-from kit.control_plane.real_node import RealNode, real_nodes
 from kit.control_plane.real_node_job import (
     WORKER_USER,
     Document,
     RealNodeJob,
     pin_to,
     read_metrics,
-    worker_settings,
 )
-from kit.control_plane.real_node_needs import ALLOW_STANDIN, NodesImpossibleError
+from kit.control_plane.required_nodes import Nodes
+from kit.control_plane.running_job import (
+    NUM_FILES,
+    NUM_REQUESTS,
+    SLOW,
+    SUMMARY,
+    condition,
+    reaches,
+    runs_with_records,
+)
+from kit.control_plane.running_job import eventually as wait
 
 pytestmark = pytest.mark.xdist_group("real-nodes")
 
-Nodes = Mapping[str, RealNode]
 
-NUM_FILES, LINES_PER_FILE = 6, 8
-NUM_REQUESTS = NUM_FILES * LINES_PER_FILE
-SUMMARY = f"{NUM_REQUESTS}/{NUM_REQUESTS}"
-
-
-@pytest.fixture(scope="module")
-def nodes(control_plane: ControlPlane) -> Iterator[Nodes]:
-    """Two nodes with 8 GPUs each."""
-    try:
-        with real_nodes(control_plane, "a", "b") as found:
-            yield found
-    except NodesImpossibleError as problem:
-        if os.environ.get(ALLOW_STANDIN) != "1":
-            raise
-        pytest.skip(str(problem))
-
-
-@pytest.fixture
-def operator(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Iterator[None]:
-    with running_operator(control_plane, tmp_path, namespace, worker_settings()):
-        yield
-
-
-@pytest.fixture
-def job(
-    control_plane: ControlPlane,
-    nodes: Nodes,
-    operator: None,
-    namespace: str,
-    request: pytest.FixtureRequest,
-) -> Iterator[RealNodeJob]:
-    """A job's folders; its pods are gone before the next test wants the nodes. A parameter: how
-    many files it has."""
-    host, num_files = nodes["a"].folder.parent, getattr(request, "param", NUM_FILES)
-    job = RealNodeJob(control_plane, namespace, host, num_files, LINES_PER_FILE)
-    yield job
-    control_plane.kubectl("delete", "ij", "--all", "-n", namespace, "--ignore-not-found")
-    control_plane.kubectl("delete", "pods", "--all", "-n", namespace, "--force")
+SLOWEST = {**SLOW, "maxNumRequests": 1, "lookAhead": 1}
 
 
 def eventually(job: RealNodeJob, found: Callable[[], Any], timeout_seconds: float = 120.0) -> Any:
-    """The first true answer. AssertionError with all that Kubernetes knows if there is none."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.2)
-    raise AssertionError(f"not in time:\n{job.describe()}")
-
-
-def condition(status: Document, kind: str) -> Document:
-    return next(c for c in status["conditions"] if c["type"] == kind)
-
-
-def reaches(job: RealNodeJob, phase: str) -> Callable[[], Document | None]:
-    def check() -> Document | None:
-        status = job.status()
-        return status if status.get("phase") == phase else None
-
-    return check
-
-
-def runs_with_records(job: RealNodeJob, at_least: int) -> Callable[[], bool]:
-    """Some records are on disk and the job is not over: the moment for a fault."""
-
-    def check() -> bool:
-        assert job.status().get("phase") not in ("Complete", "Failed"), job.describe()
-        return job.num_records() >= at_least
-
-    return check
-
-
-# Few requests at a time: the job lasts long enough for a fault in its middle.
-SLOW = {"device": "cpu", "maxNumRequests": 2, "lookAhead": 4}
-SLOWEST = {**SLOW, "maxNumRequests": 1, "lookAhead": 1}
+    return wait(job, found, timeout_seconds)
 
 
 def test_from_apply_to_records(job: RealNodeJob, nodes: Nodes) -> None:
@@ -207,7 +139,8 @@ def test_a_killed_worker_and_a_lost_node(job: RealNodeJob, nodes: Nodes) -> None
 
 @pytest.mark.parametrize("job", [4 * NUM_FILES], indirect=True)
 def test_a_worker_of_a_lost_node_is_replaced_and_comes_back(job: RealNodeJob, nodes: Nodes) -> None:
-    """The node is cut off, its worker works on: two of them for one job, until the node is back."""
+    """The node is cut off, and its worker stands still until another one has begun, so that a fast
+    machine's does not do all alone; then two of them work for one job, until the node is back."""
     node_loss = {"policy": "Replace", "replaceAfter": "3s", "takeOverAfter": "20s"}
     nvme = nodes["a"].nvme
     job.apply(job.document(nvme, stages=1, engine=SLOWEST, nodeLoss=node_loss))
@@ -216,6 +149,7 @@ def test_a_worker_of_a_lost_node_is_replaced_and_comes_back(job: RealNodeJob, no
     eventually(job, runs_with_records(job, 1))
     (zombie,) = job.writers()
     lost.freeze()
+    assert lost.freeze_workers() > 0
     job.note("node cut off")
     try:
         eventually(job, lambda: any(is_new(pod, [first]) for pod in all_running(job, 1)))
@@ -226,9 +160,11 @@ def test_a_worker_of_a_lost_node_is_replaced_and_comes_back(job: RealNodeJob, no
         eventually(job, lambda: len(job.writers()) == 2)
         job.note("the new one writes")
         num_by_zombie = job.writers()[zombie]
+        lost.thaw_workers()
         eventually(job, lambda: job.writers()[zombie] > num_by_zombie)
         job.note("the old one still does")
     finally:
+        lost.thaw_workers()
         lost.thaw()
     job.note("node back")
     done = eventually(job, reaches(job, "Complete"), 200)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-
 import pytest
-from kit.control_plane.control_plane import ControlPlane
-from kit.control_plane.operator_process import running_operator
-from kit.control_plane.real_node import RealNode, real_nodes
+from kit.control_plane.real_node import RealNode
 from kit.control_plane.real_node_job import (
     Document,
     RealNodeJob,
     pin_to,
     read_metrics,
-    worker_settings,
 )
-from kit.control_plane.real_node_needs import ALLOW_STANDIN, NodesImpossibleError
+from kit.control_plane.required_nodes import Nodes
 from kit.control_plane.running_job import (
+    LINES_PER_FILE,
+    NUM_FILES,
+    NUM_REQUESTS,
     SLOW,
+    SUMMARY,
     condition,
     eventually,
     evict,
@@ -32,41 +29,7 @@ from kit.control_plane.running_job import (
 
 pytestmark = pytest.mark.xdist_group("real-nodes")
 
-Nodes = Mapping[str, RealNode]
-
-NUM_FILES, LINES_PER_FILE = 6, 8
-NUM_REQUESTS = NUM_FILES * LINES_PER_FILE
-SUMMARY = f"{NUM_REQUESTS}/{NUM_REQUESTS}"
 STOPPED = 75
-
-
-@pytest.fixture(scope="module")
-def nodes(control_plane: ControlPlane) -> Iterator[Nodes]:
-    """Two nodes with 8 GPUs each."""
-    try:
-        with real_nodes(control_plane, "a", "b") as found:
-            yield found
-    except NodesImpossibleError as problem:
-        if os.environ.get(ALLOW_STANDIN) != "1":
-            raise
-        pytest.skip(str(problem))
-
-
-@pytest.fixture
-def operator(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Iterator[None]:
-    with running_operator(control_plane, tmp_path, namespace, worker_settings()):
-        yield
-
-
-@pytest.fixture
-def job(
-    control_plane: ControlPlane, nodes: Nodes, operator: None, namespace: str
-) -> Iterator[RealNodeJob]:
-    """A job's folders; its pods are gone before the next test wants the nodes."""
-    host = nodes["a"].folder.parent
-    yield RealNodeJob(control_plane, namespace, host, NUM_FILES, LINES_PER_FILE)
-    control_plane.kubectl("delete", "ij", "--all", "-n", namespace, "--ignore-not-found")
-    control_plane.kubectl("delete", "pods", "--all", "-n", namespace, "--force")
 
 
 def test_an_evicted_pods_kv_is_adopted_by_another_index(job: RealNodeJob, nodes: Nodes) -> None:
@@ -130,6 +93,7 @@ def test_a_deadline_and_a_deletion_keep_what_is_done(job: RealNodeJob, nodes: No
         one.apply(one.document(node.nvme, stages=2, scheduling=pin_to(node), engine=SLOW))
     for one in (late, deleted):
         eventually(one, runs_with_records(one, 2))
+    eventually(late, lambda: late.status().get("progress", {}).get("percent"))
     with job.watching_exit_codes() as exit_codes:
         late.patch({"deadline": "1s"})
         job.plane.kubectl("delete", "ij", deleted.name, "-n", job.namespace)
