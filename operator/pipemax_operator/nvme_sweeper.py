@@ -8,6 +8,7 @@ done by ``turn``, from what is, as often as one likes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -136,10 +137,10 @@ class NvmeSweeper:
             except _ERRORS as error:
                 logger.warning("NVMe folders of ended jobs are not swept: %s", error)
                 pause_seconds = _ERROR_SECONDS
-            try:
-                await asyncio.wait_for(self._wake.wait(), pause_seconds)
-            except TimeoutError:
-                continue
+            # Not `wait_for`: before Python 3.12 it can swallow a cancellation.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_seconds):
+                    await self._wake.wait()
 
     async def turn(self) -> float:
         """Look, then do what is due; the seconds until there may be more to do."""

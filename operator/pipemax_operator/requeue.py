@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -125,7 +126,8 @@ class Requeue:
         is_full = len(self._at_work) >= MAX_AT_WORK
         seconds = TURN_SECONDS if is_full else max(0.01, min([*waiting, TURN_SECONDS]))
         self._wake.clear()
-        try:
-            await asyncio.wait_for(self._wake.wait(), seconds)
-        except TimeoutError:
-            return
+        # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes in the same turn
+        # of the loop as the wake-up, and then this loop never ends.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
 from pipemax_operator.api_server import NotLeadingError
 from pipemax_operator.requeue import Key, Requeue
 
@@ -144,3 +145,23 @@ def test_who_does_not_lead_keeps_the_key_and_blames_nobody() -> None:
     requeue = Requeue(work, time.monotonic)
     asyncio.run(scene())
     assert calls == 3
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_stop_in_the_same_turn_as_a_wake_up_is_heard(turns: int) -> None:
+    async def work(_: Key) -> float | None:
+        return None
+
+    async def scene() -> None:
+        task = asyncio.create_task(requeue.run())
+        await asyncio.sleep(0.05)
+        requeue.now(KEY)
+        for _turn in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        done, _waiting = await asyncio.wait({task}, timeout=2.0)
+        task.cancel()
+        assert task in done
+
+    requeue = Requeue(work, time.monotonic)
+    asyncio.run(scene())
