@@ -26,6 +26,9 @@ class SchedulerConfig(msgspec.Struct, frozen=True):
                               longer; 0: in order of arrival; None: as the policy has it.
     max_tail_ratio            share of the device tier that unfilled last blocks of rotated requests
                               may take before they are stored as well.
+    static_prefetch_ratio     share of the device tier that is loaded beside every step, whatever
+                              there is time for; None: what there is time for. To compare with.
+    balances_counts           even micro-batches out by requests, not by predicted time; likewise.
     """
 
     geometry: KVGeometry
@@ -41,6 +44,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True):
     growth_reserve_ratio: float = 1.0
     order_window: int | None = None
     max_tail_ratio: float = 0.1
+    static_prefetch_ratio: float | None = None
+    balances_counts: bool = False
 
     @property
     def block_tokens(self) -> int:
@@ -55,6 +60,13 @@ class SchedulerConfig(msgspec.Struct, frozen=True):
     def max_in_flight(self) -> int:
         """Messages in flight: one a micro-batch, and one more where the driver runs ahead."""
         return max(1, min(self.num_micro_batches + self.run_ahead, self.feedback_depth))
+
+    @property
+    def static_prefetch_bytes(self) -> int | None:
+        """What ``static_prefetch_ratio`` is of a stage's device tier."""
+        if self.static_prefetch_ratio is None:
+            return None
+        return int(self.static_prefetch_ratio * self.geometry.num_device_slots) * self.slot_bytes
 
     @property
     def slot_bytes(self) -> int:

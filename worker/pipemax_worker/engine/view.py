@@ -111,6 +111,8 @@ class SchedulerView(msgspec.Struct, frozen=True):
     next_micro_batch_id      the next in turn; None: nobody runs.
     forecast                 (prompt, output) tokens of requests to admit -> most tokens of KV held
                              at a time until all that runs, and they, are finished.
+    static_prefetch_bytes    to load beside every step; None: what its predicted time allows.
+    balances_counts          ``micro_batch_seconds`` are counts of requests, and so is ``weigh``.
     """
 
     micro_batch_id: int
@@ -142,6 +144,12 @@ class SchedulerView(msgspec.Struct, frozen=True):
     next_micro_batch_id: int | None = None
     forecast: Callable[[Sequence[tuple[int, int]]], int] = _no_forecast
     state: PolicyState = PolicyState()
+    static_prefetch_bytes: int | None = None
+    balances_counts: bool = False
+
+    def weigh(self, shape: BatchShape) -> float:
+        """What micro-batches are evened out by: predicted seconds of a step."""
+        return float(shape.num_requests) if self.balances_counts else self.predict(shape)
 
 
 class Composition(msgspec.Struct, frozen=True):

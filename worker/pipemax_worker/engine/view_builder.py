@@ -51,6 +51,7 @@ class ViewBuilder:
         # Properties of the configuration, which add up over all stages.
         self._slot_bytes = config.slot_bytes
         self._token_target = config.token_target
+        self._static_prefetch_bytes = config.static_prefetch_bytes
 
     def build(self, micro_batch_id: int, state: PolicyState) -> SchedulerView | None:
         """None if there is nobody to choose from: nobody can run or be admitted."""
@@ -81,7 +82,7 @@ class ViewBuilder:
             num_returning_blocks=lifecycle.num_returning_blocks,
             num_nvme_blocks=self._manager.num_available_nvme_slots,
             micro_batch_sizes=lifecycle.micro_batches.sizes,
-            micro_batch_seconds=lifecycle.micro_batches.seconds() if waiting else (),
+            micro_batch_seconds=self._weights() if waiting else (),
             load_bytes_per_second=self._links.bandwidth(Tier.HOST, Tier.DEVICE),
             demote_bytes_per_second=self._links.bandwidth(Tier.HOST, Tier.NVME),
             promote_bytes_per_second=self._links.bandwidth(Tier.NVME, Tier.HOST),
@@ -94,7 +95,16 @@ class ViewBuilder:
             next_micro_batch_id=None if following is None else following.micro_batch_id,
             forecast=lifecycle.admission.forecast,
             state=state,
+            static_prefetch_bytes=self._static_prefetch_bytes,
+            balances_counts=config.balances_counts,
         )
+
+    def _weights(self) -> tuple[float, ...]:
+        """What policies even out."""
+        micro_batches = self._lifecycle.micro_batches
+        if self._config.balances_counts:
+            return tuple(map(float, micro_batches.sizes))
+        return micro_batches.seconds()
 
     def _ready(self, micro_batch: MicroBatch) -> tuple[ReadyRequest, ...]:
         """The hot path: once for every row of every turn."""

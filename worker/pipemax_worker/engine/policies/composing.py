@@ -108,4 +108,6 @@ def derive_shape(view: SchedulerView, decode: Sequence[ReadyRequest], chunks: Ch
 
 def prefetch_budget_bytes(view: SchedulerView, shape: BatchShape) -> int:
     """Bytes that one stage can load while it computes ``shape``."""
+    if view.static_prefetch_bytes is not None:
+        return view.static_prefetch_bytes
     return int(view.predict(shape) * view.load_bytes_per_second)

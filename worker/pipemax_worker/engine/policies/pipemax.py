@@ -58,8 +58,7 @@ class PipeMaxPolicy:
         decode = decode_rows(view, rows)
         chunks = cut_chunks(view, rows, view.max_batched_tokens - len(decode), len(decode))
         shape = derive_shape(view, decode, chunks)
-        seconds = view.predict(shape) if shape.num_tokens else 0.0
-        recent = _remember(view, seconds)
+        recent = _remember(view, view.weigh(shape) if shape.num_tokens else 0.0)
         budget_bytes = prefetch_budget_bytes(view, shape)
         transfer, prefetch = _build_next(view, budget_bytes, recent)
         return Composition(
@@ -108,7 +107,7 @@ def _build_next(
     num_blocks = max(1, budget_bytes // view.slot_bytes)
     target_seconds = sum(recent) / len(recent) if recent else 0.0
     chosen = choose_from_pool(
-        view.pool, num_blocks, PoolTarget(target_seconds, view.next_resident, view.predict)
+        view.pool, num_blocks, PoolTarget(target_seconds, view.next_resident, view.weigh)
     )
     transfer = tuple(
         (entry.request_id, following) for entry in chosen if entry.micro_batch_id != following
