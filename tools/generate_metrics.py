@@ -11,7 +11,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def _fields(value: object) -> dict[str, object]:
     return {name: getattr(value, name) for name in value.__struct_fields__}  # type: ignore[attr-defined]
 
 
-def operator_registry(num_jobs: int = 1) -> CollectorRegistry:
+def operator_metrics(num_jobs: int = 1) -> OperatorMetrics:
     """Of an operator that has seen every phase and all of a job's times."""
     metrics, when = OperatorMetrics(), "2026-11-22T12:00:00Z"
     for phase in PHASES:
@@ -90,12 +90,12 @@ def operator_registry(num_jobs: int = 1) -> CollectorRegistry:
         metrics.note_event("pods")
         metrics.note_call("patch", "jobs", 200)
     metrics.follow(lambda: True, lambda: 0)
-    return metrics.registry
+    return metrics
 
 
 def families() -> dict[str, list[Metric]]:
     """Our own metrics by who exports them; what every Python process exports is left out."""
-    registries = {"Worker": worker_registry(), "Operator": operator_registry()}
+    registries = {"Worker": worker_registry(), "Operator": operator_metrics().registry}
     return {
         owner: sorted(
             (one for one in registry.collect() if one.name.startswith("pipemax_")),
@@ -157,12 +157,16 @@ def _label(label: str, values: list[str]) -> str:
 
 def print_times(num_scrapes: int = 50) -> None:
     """Processor time: median and worst of some scrapes, the operator's with 1,000 jobs."""
-    registries = {"worker": worker_registry(), "operator, 1,000 jobs": operator_registry(1000)}
-    for owner, registry in registries.items():
+    worker = worker_registry()
+    scrapes: dict[str, Callable[[], bytes]] = {
+        "worker": lambda: generate_latest(worker),
+        "operator, 1,000 jobs": operator_metrics(1000).exposition,
+    }
+    for owner, scrape in scrapes.items():
         seconds = []
         for _ in range(num_scrapes):
             start = time.process_time()
-            text = generate_latest(registry)
+            text = scrape()
             seconds.append(time.process_time() - start)
         print(
             f"{owner}: {1e3 * statistics.median(seconds):.2f} ms a scrape (worst "

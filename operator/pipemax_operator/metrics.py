@@ -2,94 +2,105 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 
 from pipemax_operator.api_server import ConflictError, NotLeadingError
 from pipemax_operator.conditions import parse_time
 from pipemax_operator.crd_status import PHASES
+from pipemax_operator.job_series import JobSeries
 from pipemax_operator.sweep_metrics import SweepMetrics
 
 Document = dict[str, Any]
 Key = tuple[str, str]
 
+_TIMES = {
+    "deadline_timestamp_seconds": "When the deadline of a running job ends it.",
+    "queue_wait_seconds": "How long a job waited, or has waited, for its first pod.",
+    "deletion_timestamp_seconds": "When the deletion of a job was asked for.",
+    "attempts": "How many times pods were started for a job.",
+}
+"""Of a job: a name, what it says."""
+
+_JOB_SERIES: dict[str, tuple[str, Sequence[str]]] = {
+    "job_requests": ("Requests of a job.", ["state"]),
+    "job_progress_ratio": ("Share of a job's requests that have a record.", []),
+    "job_eta_timestamp_seconds": (
+        "When a running job will be done at its present rate.",
+        [],
+    ),
+    **{f"job_{name}": (text, []) for name, text in _TIMES.items()},
+}
+
+
+class _All(Collector):
+    """Several collectors as one."""
+
+    def __init__(self, parts: Sequence[CollectorRegistry | Collector]) -> None:
+        self._parts = parts
+
+    def collect(self) -> Iterator[Metric]:
+        return itertools.chain.from_iterable(part.collect() for part in self._parts)
+
 
 class OperatorMetrics:
-    """One registry; written by the reconciler alone. ``forget`` a job that is gone."""
+    """Written by the reconciler alone. ``forget`` a job that is gone.
+
+    registry    everything, for whoever wants to read single values; a scrape is ``exposition``.
+    """
 
     def __init__(self) -> None:
+        self._own = CollectorRegistry()
+        self._series = JobSeries(_JOB_SERIES)
         self.registry = CollectorRegistry()
+        self.registry.register(_All((self._own, self._series)))
         self._phases: dict[Key, str] = {}
         self._jobs = Gauge(
             "pipemax_jobs",
             "InferenceJobs by phase.",
             ["phase", "namespace"],
-            registry=self.registry,
+            registry=self._own,
         )
-        self._requests = Gauge(
-            "pipemax_job_requests",
-            "Requests of a job.",
-            ["namespace", "job", "state"],
-            registry=self.registry,
-        )
-        self._progress = Gauge(
-            "pipemax_job_progress_ratio",
-            "Share of a job's requests that have a record.",
-            ["namespace", "job"],
-            registry=self.registry,
-        )
-        self._eta = Gauge(
-            "pipemax_job_eta_timestamp_seconds",
-            "When a running job will be done at its present rate.",
-            ["namespace", "job"],
-            registry=self.registry,
-        )
-        # Times of a job: a name, what it says.
-        self._times = {
-            name: Gauge(f"pipemax_job_{name}", text, ["namespace", "job"], registry=self.registry)
-            for name, text in (
-                ("deadline_timestamp_seconds", "When the deadline of a running job ends it."),
-                ("queue_wait_seconds", "How long a job waited, or has waited, for its first pod."),
-                ("deletion_timestamp_seconds", "When the deletion of a job was asked for."),
-                ("attempts", "How many times pods were started for a job."),
-            )
-        }
         self._reconciles = Counter(
-            "pipemax_reconcile", "Reconciliations that were carried out.", registry=self.registry
+            "pipemax_reconcile", "Reconciliations that were carried out.", registry=self._own
         )
         self._errors = Counter(
-            "pipemax_reconcile_errors", "Reconciliations that failed.", registry=self.registry
+            "pipemax_reconcile_errors", "Reconciliations that failed.", registry=self._own
         )
         self._duration = Histogram(
             "pipemax_reconcile_duration_seconds",
             "Time that one reconciliation took.",
-            registry=self.registry,
+            registry=self._own,
         )
         self._last_event = Gauge(
             "pipemax_watch_last_event_timestamp_seconds",
             "When the last event of a resource came from the API server.",
             ["resource"],
-            registry=self.registry,
+            registry=self._own,
         )
         self._calls = Counter(
             "pipemax_api_requests",
             "Requests to the API server by verb as RBAC has it, resource and HTTP status; 0 for no "
             "answer. Watches are kopf's and not among them.",
             ["verb", "resource", "code"],
-            registry=self.registry,
+            registry=self._own,
         )
         self._missed = Counter(
             "pipemax_watch_missed_objects",
             "Objects of which an audit had to tell: newer, or gone, and no watch had said so.",
-            registry=self.registry,
+            registry=self._own,
         )
-        self.sweeps = SweepMetrics(self.registry)
-        ProcessCollector(registry=self.registry)
+        self.sweeps = SweepMetrics(self._own)
+        ProcessCollector(registry=self._own)
 
     def note_event(self, resource: str) -> None:
         """An event has come."""
@@ -109,7 +120,11 @@ class OperatorMetrics:
             ("pipemax_operator_leading", "1 if this operator acts.", is_leading),
             ("pipemax_reconcile_queue_length", "Jobs that are due and have to wait.", queue_length),
         ):
-            Gauge(name, text, registry=self.registry).set_function(read)
+            Gauge(name, text, registry=self._own).set_function(read)
+
+    def exposition(self) -> bytes:
+        """All of it in Prometheus' text format; of jobs, what has not changed is not made anew."""
+        return generate_latest(self._own) + self._series.exposition()
 
     @contextmanager
     def reconciling(self) -> Iterator[None]:
@@ -134,27 +149,18 @@ class OperatorMetrics:
             if phase in PHASES:
                 self._phases[key] = phase
                 self._jobs.labels(phase, namespace).inc()
-        for state, field in (
-            ("total", "totalRequests"),
-            ("completed", "completed"),
-            ("failed", "failed"),
-        ):
-            value = progress.get(field)
-            if isinstance(value, int):
-                self._requests.labels(namespace, job, state).set(value)
-        total, done, failed = (
-            progress.get(name) for name in ("totalRequests", "completed", "failed")
-        )
-        if isinstance(total, int) and isinstance(done, int) and isinstance(failed, int) and total:
-            self._progress.labels(namespace, job).set(min(1.0, (done + failed) / total))
-
-        self._show_eta(namespace, job, progress.get("estimatedCompletionTime"), phase)
-
-    def _show_eta(self, namespace: str, job: str, eta: object, phase: str) -> None:
-        if isinstance(eta, str) and phase == "Running":
-            self._set_or_remove(self._eta, namespace, job, _seconds(eta))
-        else:
-            self._set_or_remove(self._eta, namespace, job, None)
+        total, done, failed = counts = [
+            value if isinstance(value := progress.get(field), int) else None
+            for field in ("totalRequests", "completed", "failed")
+        ]
+        for state, count in zip(("total", "completed", "failed"), counts, strict=True):
+            if count is not None:
+                self._series.set("job_requests", key, count, state)
+        if total and done is not None and failed is not None:
+            self._series.set("job_progress_ratio", key, min(1.0, (done + failed) / total))
+        eta = progress.get("estimatedCompletionTime")
+        is_known = isinstance(eta, str) and phase == "Running"
+        self._series.set("job_eta_timestamp_seconds", key, _seconds(str(eta)) if is_known else None)
 
     def show_times(self, document: Document, deadline_seconds: int | None, now: datetime) -> None:
         """A job's times, of the API server's document with its present status. ``attempts`` is
@@ -162,7 +168,7 @@ class OperatorMetrics:
         metadata, status = document["metadata"], document.get("status") or {}
         start, created = status.get("startTime"), metadata.get("creationTimestamp")
         is_running = status.get("phase") == "Running"
-        values: dict[str, float | None] = dict.fromkeys(self._times)
+        values: dict[str, float | None] = dict.fromkeys(_TIMES)
         if start and is_running and deadline_seconds is not None:
             values["deadline_timestamp_seconds"] = _seconds(start) + deadline_seconds
         if created and (start or status.get("phase") in ("Pending", "Suspended")):
@@ -173,25 +179,13 @@ class OperatorMetrics:
             values["deletion_timestamp_seconds"] = _seconds(deletion) - grace_seconds
         values["attempts"] = status.get("attempt")
         for name, value in values.items():
-            self._set_or_remove(self._times[name], metadata["namespace"], metadata["name"], value)
-
-    @staticmethod
-    def _set_or_remove(gauge: Gauge, namespace: str, job: str, value: float | None) -> None:
-        if value is not None:
-            gauge.labels(namespace, job).set(value)
-            return
-        with suppress(KeyError):
-            gauge.remove(namespace, job)
+            self._series.set(f"job_{name}", (metadata["namespace"], metadata["name"]), value)
 
     def forget(self, namespace: str, job: str) -> None:
         """The job is gone: its series end."""
         self._leave_phase((namespace, job))
         self._phases.pop((namespace, job), None)
-        for gauge in (self._progress, self._eta, *self._times.values()):
-            self._set_or_remove(gauge, namespace, job, None)
-        for state in ("total", "completed", "failed"):
-            with suppress(KeyError):
-                self._requests.remove(namespace, job, state)
+        self._series.forget((namespace, job))
 
     def forget_all(self) -> None:
         """Another operator speaks for the jobs now: two that do would be summed up."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 
 class Pages:
-    """``unreadiness``: why the operator is not ready, None if it is."""
+    """``exposition``: the metrics as text. ``unreadiness``: why the operator is not ready, None if
+    it is."""
 
     def __init__(
-        self, registry: CollectorRegistry, unreadiness: Callable[[], str | None], port: int
+        self, exposition: Callable[[], bytes], unreadiness: Callable[[], str | None], port: int
     ) -> None:
-        self._registry = registry
+        self._exposition = exposition
         self._unreadiness = unreadiness
         self._port = port
         application = web.Application()
@@ -35,8 +35,8 @@ class Pages:
         await self._runner.cleanup()
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        body = generate_latest(self._registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        headers = {"Content-Type": CONTENT_TYPE_LATEST}
+        return web.Response(body=self._exposition(), headers=headers)
 
     async def _readyz(self, _: web.Request) -> web.Response:
         why = self._unreadiness()

@@ -58,7 +58,7 @@ class OperatorService:
         self.requeue = Requeue(self._reconcile, time.monotonic)
         self.metrics.follow(lambda: self.leadership.is_leading, lambda: len(self.requeue))
         self._pages = Pages(
-            self.metrics.registry, lambda: find_unreadiness(self.vitals()), settings.metrics_port
+            self.metrics.exposition, lambda: find_unreadiness(self.vitals()), settings.metrics_port
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._lead_task: asyncio.Task[None] | None = None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pipemax_operator.api_server import ConflictError, resource_of
 from pipemax_operator.metrics import OperatorMetrics
+from prometheus_client.parser import text_string_to_metric_families
 
 JOB = {"namespace": "a", "job": "reviews"}
 
@@ -114,3 +115,25 @@ def test_calls_events_and_what_is_followed() -> None:
 )
 def test_a_resource_is_named_without_names(path: str, resource: str) -> None:
     assert resource_of(path) == resource
+
+
+def test_a_scrape_has_what_the_registry_has() -> None:
+    metrics = OperatorMetrics()
+    metrics.show("a", "reviews", "Running", {"totalRequests": 10, "completed": 3, "failed": 1})
+    with metrics.reconciling():
+        pass
+    families = text_string_to_metric_families(metrics.exposition().decode())
+    found = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+        if family.name.startswith("pipemax_")
+    }
+    wanted = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if family.name.startswith("pipemax_")
+    }
+    assert found == wanted
+    assert found["pipemax_job_requests", ("job", "reviews"), ("namespace", "a"), ("state", "total")]
