@@ -53,6 +53,7 @@ class LinkProfile(_Part):
     """One card's link to the host, and the hop to the next stage.
 
     gpus_per_uplink   cards that share one link of the same speed to the host's memory.
+    has_peer_access   cards reach each other's memory; else a hop goes through the host's.
     """
 
     host_to_device_bytes_per_second: Positive
@@ -60,6 +61,7 @@ class LinkProfile(_Part):
     gpus_per_uplink: Annotated[int, Field(ge=1)] = 1
     hop_latency_seconds: NotNegative
     hop_bytes_per_second: Positive
+    has_peer_access: bool = False
 
 
 class HostProfile(_Part):

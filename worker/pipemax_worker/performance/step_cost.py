@@ -5,7 +5,8 @@ Three forms, one protocol. The *roofline* knows nominal speeds alone:
     T = max(weight_bytes / BW, 2 * parameters * tokens / FLOPS) + kv_bytes / BW + overhead
 
 so it has the plateau: up to the knee, where the FLOPS of a step take as long as reading the
-weights, a further token is free. The *table* (``step_table``) has measured GEMM times, with their
+weights, a further token is free. The experts of a mixture come to it with a maximum of their own
+(``experts``). The *table* (``step_table``) has measured GEMM times, with their
 tile steps. The *linear* form (``linear_cost``) is that of PipeMax (arXiv 2605.02189).
 """
 
@@ -17,6 +18,7 @@ from typing import Protocol
 import msgspec
 
 from pipemax_worker.performance.batch_shape import BatchShape
+from pipemax_worker.performance.experts import ExpertLayers
 from pipemax_worker.performance.hardware import HardwareProfile
 
 _FLOPS_PER_PAIR_AND_ELEMENT = 4
@@ -26,13 +28,14 @@ _FLOPS_PER_PAIR_AND_ELEMENT = 4
 class StageCost(msgspec.Struct, frozen=True):
     """What one stage holds.
 
-    weight_bytes          read from memory once a step.
+    weight_bytes          read from memory once a step, experts included.
     num_parameters        multiplied with every token.
     kv_bytes_per_token    of this stage's layers.
     num_head_parameters   of the LM head, multiplied with one token a row; 0 if the stage has none,
                           or if they are counted with the others.
     attention_width       query heads x head size x layers: elements of a (query, key) pair.
     num_layers            of this stage; each has its launches.
+    experts               beside ``num_parameters``; None: every layer is dense.
     """
 
     weight_bytes: int
@@ -41,6 +44,37 @@ class StageCost(msgspec.Struct, frozen=True):
     num_head_parameters: int = 0
     attention_width: int = 0
     num_layers: int = 0
+    experts: ExpertLayers | None = None
+
+    @property
+    def num_active_parameters(self) -> int:
+        """Multiplied with every token, those of its experts included, the head's not."""
+        return self.num_parameters + (self.experts.num_active_parameters if self.experts else 0)
+
+    @property
+    def expert_bytes(self) -> int:
+        """Of ``weight_bytes``."""
+        if self.experts is None:
+            return 0
+        num_others = self.num_parameters + self.num_head_parameters
+        num_parameters = self.experts.num_parameters
+        return self.weight_bytes * num_parameters // (num_parameters + num_others)
+
+    def shared_by(self, num_cards: int, kv_share: float) -> StageCost:
+        """What each of ``num_cards`` holds that share every matrix; of the KV each has
+        ``kv_share``."""
+        experts = self.experts and msgspec.structs.replace(
+            self.experts, num_parameters=self.experts.num_parameters // num_cards
+        )
+        return msgspec.structs.replace(
+            self,
+            weight_bytes=self.weight_bytes // num_cards,
+            num_parameters=self.num_parameters // num_cards,
+            kv_bytes_per_token=round(self.kv_bytes_per_token * kv_share),
+            num_head_parameters=self.num_head_parameters // num_cards,
+            attention_width=self.attention_width // num_cards,
+            experts=experts,
+        )
 
 
 class StepCost(Protocol):
@@ -69,7 +103,10 @@ class RooflineCost:
         self.stages = tuple(stages)
         self.alike = first_alike(self.stages)
         bandwidth = profile.memory_bandwidth_bytes_per_second
-        self._rates = [(c.weight_bytes / bandwidth, profile.flops_per_second) for c in self.stages]
+        self._rates = [
+            ((cost.weight_bytes - cost.expert_bytes) / bandwidth, profile.flops_per_second)
+            for cost in self.stages
+        ]
         self._fixed = [fixed_seconds(profile, cost) for cost in self.stages]
 
     @property
@@ -82,7 +119,19 @@ class RooflineCost:
         products = num_rows * cost.num_parameters + shape.num_requests * cost.num_head_parameters
         weights_seconds, flops_per_second = self._rates[stage]
         gemm_seconds = max(weights_seconds, 2 * products / flops_per_second)
+        if cost.experts is not None:
+            gemm_seconds += self._expert_seconds(cost, cost.experts, shape.num_tokens)
         return gemm_seconds + attention_seconds(self.profile, cost, shape) + self._fixed[stage]
+
+    def _expert_seconds(self, cost: StageCost, experts: ExpertLayers, num_tokens: int) -> float:
+        """The touched experts' weights read, or their rows multiplied."""
+        share = experts.touched_share(num_tokens)
+        num_rows = padded_tokens(experts.rows_per_expert(num_tokens), self.profile.tile_tokens)
+        bandwidth = self.profile.memory_bandwidth_bytes_per_second
+        return share * max(
+            cost.expert_bytes / bandwidth,
+            2 * num_rows * experts.num_parameters / self.profile.flops_per_second,
+        )
 
     @property
     def knee_tokens(self) -> int:
@@ -93,7 +142,7 @@ class RooflineCost:
         return max(1, int(min(map(self._knee, self.stages))))
 
     def _knee(self, cost: StageCost) -> float:
-        parameters = max(1, cost.num_parameters + cost.num_head_parameters)
+        parameters = max(1, cost.num_active_parameters + cost.num_head_parameters)
         per_token = 2 * parameters / self.profile.flops_per_second
         return cost.weight_bytes / self.profile.memory_bandwidth_bytes_per_second / per_token
 

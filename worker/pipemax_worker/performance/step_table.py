@@ -71,7 +71,11 @@ class TableCost:
         cost, profile = self.stages[stage], self.profile
         head_bytes = _head_bytes(cost)
         num_rows = padded_tokens(shape.num_tokens, profile.tile_tokens)
-        seconds = self.table.seconds(num_rows, cost.weight_bytes - head_bytes)
+        seconds = self.table.seconds(num_rows, cost.weight_bytes - head_bytes - cost.expert_bytes)
+        if cost.experts is not None:  # each touched expert is a product of its own rows
+            num_rows = cost.experts.rows_per_expert(shape.num_tokens)
+            touched_share = cost.experts.touched_share(shape.num_tokens)
+            seconds += self.table.seconds(num_rows, int(cost.expert_bytes * touched_share))
         if head_bytes:
             seconds += self.table.seconds(shape.num_requests, head_bytes)
         return seconds + attention_seconds(profile, cost, shape) + fixed_seconds(profile, cost)
@@ -80,4 +84,6 @@ class TableCost:
 def _head_bytes(cost: StageCost) -> int:
     """Of ``weight_bytes``: the LM head's share of the parameters."""
     num_parameters = cost.num_parameters + cost.num_head_parameters
+    if cost.experts is not None:
+        num_parameters += cost.experts.num_parameters
     return cost.weight_bytes * cost.num_head_parameters // max(1, num_parameters)

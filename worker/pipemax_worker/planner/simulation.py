@@ -17,6 +17,7 @@ from pipemax_worker.kvcache.block_manager import BlockManager
 from pipemax_worker.performance.correction import CorrectedEstimator, EstimatorAccuracy
 from pipemax_worker.performance.link import LinkEstimator
 from pipemax_worker.performance.node_profile import NodeProfile
+from pipemax_worker.performance.step_cost import StepCost
 from pipemax_worker.planner.simulated_links import LinkSpeeds
 from pipemax_worker.planner.simulated_pipeline import HopSpeed, SimulatedPipeline
 from pipemax_worker.planner.stage_costs import derive_stage_costs
@@ -82,17 +83,23 @@ class SimulationResult(msgspec.Struct, frozen=True):
 
 
 class Simulation:
-    """One run. ``engine`` and ``pipeline`` are open to tests."""
+    """One run. ``engine`` and ``pipeline`` are open to tests.
 
-    def __init__(self, settings: SimulationSettings, workload: Workload) -> None:
+    step_cost   of the stages; None: what the node and the model give.
+    """
+
+    def __init__(
+        self, settings: SimulationSettings, workload: Workload, step_cost: StepCost | None = None
+    ) -> None:
         self.settings = settings
         self.workload = workload
         self.clock = VirtualClock()
         geometry, node = settings.geometry, settings.node
-        costs = derive_stage_costs(settings.model, geometry, settings.dtype)
-        step_cost = node.step_cost(costs)
+        if step_cost is None:
+            costs = derive_stage_costs(settings.model, geometry, settings.dtype)
+            step_cost = node.step_cost(costs)
         self.pipeline = SimulatedPipeline(
-            self.clock, geometry, step_cost, link_speeds(node), _hop_speed(settings)
+            self.clock, geometry, step_cost, link_speeds(node), hop_speed(settings)
         )
         self.estimator = CorrectedEstimator(step_cost)
         self.manager = BlockManager(
@@ -179,7 +186,8 @@ def link_speeds(node: NodeProfile) -> LinkSpeeds:
     )
 
 
-def _hop_speed(settings: SimulationSettings) -> HopSpeed:
+def hop_speed(settings: SimulationSettings) -> HopSpeed:
+    """Of hidden states from card to card."""
     link = settings.node.link
     return HopSpeed(
         latency_seconds=link.hop_latency_seconds,
