@@ -6,27 +6,26 @@ import argparse
 from pathlib import Path
 
 from pipemax_worker.cli.arguments import add_job_file, add_mounts
+from pipemax_worker.cli.plan_settings import deriver
 from pipemax_worker.contract.model_config import ModelConfig, load_model_config
-from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.policies import POLICIES
 from pipemax_worker.errors import ModelNotFoundError
 from pipemax_worker.job.inference_job import InferenceJob
 from pipemax_worker.job.load import load_job
-from pipemax_worker.performance.node_profile import NodeProfile, hardware_names, load_node_profile
-from pipemax_worker.pipeline.settings import build_geometry
-from pipemax_worker.planner.plan import PlanRow, Prices, plan_policies
+from pipemax_worker.performance.node_profile import hardware_names, load_node_profile
+from pipemax_worker.planner.plan import Derive, Planner, PlanOrder, PlanRow, Prices
+from pipemax_worker.planner.plan_search import OURS, EngineChoice, enough_requests
 from pipemax_worker.planner.plan_text import describe_plan
-from pipemax_worker.planner.simulation import SimulationSettings
 from pipemax_worker.planner.workload import (
     NAMED_DISTRIBUTIONS,
     Workload,
     draw_workload,
     read_workload_lengths,
 )
-from pipemax_worker.runner.sizing import derive_session_settings
 from pipemax_worker.runner.validation import locate_model
 
-DEFAULT_NUM_REQUESTS = 2000
+_NUM_LOOKED_AT = 500
+_SAMPLE_SHARE = 3
 
 EXAMPLES = """\
 examples:
@@ -71,7 +70,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--requests",
         type=_positive,
         metavar="N",
-        help=f"how many to simulate (default: {DEFAULT_NUM_REQUESTS}, or all lines of the file)",
+        help="how many to simulate (default: three times what the GPUs hold at a time, between 500 "
+        "and 3,000, or all lines of the file)",
+    )
+    add(
+        "--sample",
+        type=_positive,
+        metavar="N",
+        help="of these, on how many to try settings (default: a third)",
     )
     add("--job-requests", type=_positive, metavar="N", help="of the job (default: those simulated)")
     add(
@@ -90,46 +96,23 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def plan(options: argparse.Namespace) -> int:
     job = load_job(options.job_file)
     node = load_node_profile(options.hardware)
-    settings = derive_simulation(job, _model(options, job), node)
     price = options.price_per_gpu_hour
-    report = plan_policies(
-        settings,
-        _workload(options),
-        options.policies,
-        Prices(node.gpu.price_per_hour if price is None else price, options.price_per_kwh),
-        options.job_requests,
-        _say,
+    derive = deriver(job, _model(options, job), node)
+    workload = _workload(options, derive)
+    order = PlanOrder(
+        workload=workload,
+        policies=options.policies,
+        prices=Prices(node.gpu.price_per_hour if price is None else price, options.price_per_kwh),
+        num_sampled=options.sample or -(-len(workload.lengths) // _SAMPLE_SHARE),
+        num_requests=options.job_requests,
     )
+    report = Planner(derive, order, _say).plan()
     print()
     for line in describe_plan(report):
         print(line)
     if options.json is not None:
         options.json.write_bytes(report.as_json() + b"\n")
     return 0
-
-
-def derive_simulation(
-    job: InferenceJob, model: ModelConfig, node: NodeProfile
-) -> SimulationSettings:
-    """The job's own settings, as they would be on ``node``. Raises JobFileError, KVTierError."""
-    engine = job.spec.engine.model_copy(update={"device": "cuda"})
-    spec = job.spec.model_copy(update={"engine": engine})
-    session = derive_session_settings(spec, model, Path(), None, node.num_gpus)
-    geometry = build_geometry(session.pipeline, [node.gpu.memory_bytes] * node.num_gpus)
-    scheduler = SchedulerConfig(
-        geometry=geometry,
-        num_micro_batches=session.num_micro_batches,
-        max_batched_tokens=session.pipeline.max_batched_tokens,
-        max_num_requests=session.pipeline.max_num_requests,
-        max_num_running=session.max_num_running,
-        run_ahead=session.run_ahead,
-        prefix_sharing=False,
-        growth_reserve_ratio=session.growth_reserve_ratio,
-    )
-    in_use = node.model_copy(update={"num_gpus": geometry.num_stages})
-    return SimulationSettings(
-        in_use, model, scheduler, session.policy, session.pipeline.dtype, spec.engine.look_ahead
-    )
 
 
 def _model(options: argparse.Namespace, job: InferenceJob) -> ModelConfig:
@@ -143,17 +126,22 @@ def _model(options: argparse.Namespace, job: InferenceJob) -> ModelConfig:
     return load_model_config(folder)
 
 
-def _workload(options: argparse.Namespace) -> Workload:
-    if options.workload in NAMED_DISTRIBUTIONS:
-        return draw_workload(options.workload, options.requests or DEFAULT_NUM_REQUESTS)
-    return read_workload_lengths(Path(options.workload), options.requests)
+def _workload(options: argparse.Namespace, derive: Derive) -> Workload:
+    if options.workload not in NAMED_DISTRIBUTIONS:
+        return read_workload_lengths(Path(options.workload), options.requests)
+    num_requests = options.requests
+    if num_requests is None:
+        some = draw_workload(options.workload, _NUM_LOOKED_AT)
+        num_requests = enough_requests(derive(EngineChoice(OURS)), some)
+    return draw_workload(options.workload, num_requests)
 
 
 def _say(row: PlanRow) -> None:
     tier = "on" if row.has_host_tier else "off"
     rate = row.result.output_tokens_per_second
     print(
-        f"simulated {row.policy}, {row.token_target} tokens a step, host tier {tier}: "
+        f"simulated {row.policy}: {row.token_target} tokens a step, {row.num_micro_batches} "
+        f"micro-batches, host tier {tier}, {row.kv_dtype} KV, {row.result.num_requests} requests: "
         f"{rate:,.0f} output tokens/s",
         flush=True,
     )

@@ -6,15 +6,20 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from pipemax_worker.contract.geometry import KVGeometry
-from pipemax_worker.engine.policies import WITHOUT_HOST_TIER
+from pipemax_worker.errors import KVTierError, PipemaxError, RequestError
 from pipemax_worker.planner.cost import TokenCost, token_cost
-from pipemax_worker.planner.limits import describe_limit, knee_tokens
+from pipemax_worker.planner.limits import (
+    STEADY_SHARE,
+    TimeShares,
+    derive_time_shares,
+    describe_limit,
+)
+from pipemax_worker.planner.plan_search import OURS, EngineChoice, axes_of, refine
 from pipemax_worker.planner.simulation import SimulationResult, SimulationSettings, simulate
 from pipemax_worker.planner.workload import Workload
 
-OURS = "fused"
-_TILE_TOKENS = 16
+Derive = Callable[[EngineChoice], SimulationSettings]
+"""What a job with these fields would be on the node. Raises KVTierError if it cannot be there."""
 
 
 class Prices(msgspec.Struct, frozen=True):
@@ -25,28 +30,39 @@ class Prices(msgspec.Struct, frozen=True):
 
 
 class PlanRow(msgspec.Struct, frozen=True):
-    """One simulated setting. ``job_seconds``: of the whole job, at this run's rate."""
+    """One simulated setting. ``job_seconds``: of the whole job, at this run's rate. ``shares``:
+    None where the simulator of a rival does not keep them."""
 
+    choice: EngineChoice
     policy: str
     token_target: int
     num_micro_batches: int
     has_host_tier: bool
+    kv_dtype: str
     result: SimulationResult
     cost: TokenCost
     limit: str
+    shares: TimeShares | None
     job_seconds: float
 
 
 class PlanReport(msgspec.Struct, frozen=True):
-    """``rows``: one a policy, at its best setting of those tried; ``best``: of all rows."""
+    """``rows``: one a policy, at its best setting of those tried on ``num_sampled`` requests;
+    ``best``: of all rows. ``fp8``: the best with 8-bit KV, which rounds: for the user to choose.
+    ``refused``: policies that cannot run there, and why."""
 
     hardware: str
     num_gpus: int
     layers_of_stage: tuple[int, ...]
     device_kv_tokens: int
     host_kv_tokens: int
+    num_simulated: int
+    num_sampled: int
+    num_requests: int
     rows: tuple[PlanRow, ...]
     tried: tuple[PlanRow, ...]
+    fp8: PlanRow | None = None
+    refused: tuple[tuple[str, str], ...] = ()
 
     @property
     def best(self) -> PlanRow:
@@ -56,93 +72,133 @@ class PlanReport(msgspec.Struct, frozen=True):
         return msgspec.json.format(msgspec.json.encode(self))
 
 
-def plan_policies(
-    settings: SimulationSettings,
-    workload: Workload,
-    policies: Sequence[str],
-    prices: Prices,
-    num_requests_of_job: int | None = None,
-    on_row: Callable[[PlanRow], None] = lambda row: None,
-) -> PlanReport:
-    """Simulate each policy with each of its settings. ``on_row`` hears of every one as it ends.
+class PlanOrder(msgspec.Struct, frozen=True):
+    """What is to be planned.
 
-    Raises JobFileError for an unknown policy, RequestError if a request can never run.
+    num_sampled     requests of the workload on which settings are tried; all of it then runs once
+                    a policy, at the best of them.
+    num_requests    of the job; None: those of the workload.
+    tries_fp8       simulate the best setting of ours with 8-bit KV as well.
     """
-    tried: list[PlanRow] = []
-    num_requests = num_requests_of_job or len(workload.lengths)
-    for policy in policies:
-        for variant in variants(settings, policy):
-            row = _run(variant, workload, prices, num_requests)
-            on_row(row)
-            tried.append(row)
-    geometry = settings.geometry
-    return PlanReport(
-        hardware=settings.node.title,
-        num_gpus=settings.node.num_gpus,
-        layers_of_stage=geometry.layers_of_stage,
-        device_kv_tokens=geometry.num_device_slots * geometry.block_tokens,
-        host_kv_tokens=geometry.num_host_slots * geometry.block_tokens,
-        rows=tuple(_best_of(tried, policy) for policy in policies),
-        tried=tuple(tried),
-    )
+
+    workload: Workload
+    policies: tuple[str, ...]
+    prices: Prices
+    num_sampled: int
+    num_requests: int | None = None
+    tries_fp8: bool = True
 
 
-def variants(settings: SimulationSettings, policy: str) -> list[SimulationSettings]:
-    """Settings worth trying. Ours: steps filled up to the knee or to the stages' buffers, with and
-    without the host tier. Others: as they are."""
-    targets: list[int | None] = [None]
-    geometries = [settings.geometry]
-    if policy in WITHOUT_HOST_TIER:
-        geometries = [_without_host(settings.geometry)]
-    elif policy == OURS:
-        knee = max(_TILE_TOKENS, knee_tokens(settings) // _TILE_TOKENS * _TILE_TOKENS)
-        if knee < settings.scheduler.max_batched_tokens:
-            targets = [knee, None]
-        if settings.geometry.num_host_slots:
-            geometries = [settings.geometry, _without_host(settings.geometry)]
-    return [
-        msgspec.structs.replace(
-            settings,
-            policy=policy,
-            scheduler=msgspec.structs.replace(
-                settings.scheduler, geometry=geometry, target_batched_tokens=target
-            ),
+class Planner:
+    """Carries out one order. ``on_row`` hears of every setting as it ends."""
+
+    def __init__(
+        self, derive: Derive, order: PlanOrder, on_row: Callable[[PlanRow], None] = lambda row: None
+    ) -> None:
+        self._derive, self._order, self._on_row = derive, order, on_row
+        self._sample = order.workload.first(order.num_sampled)
+        self._num_requests = order.num_requests or len(order.workload.lengths)
+        self._tried: list[PlanRow] = []
+        self._refused: list[tuple[str, str]] = []
+
+    def plan(self) -> PlanReport:
+        """Raises the first policy's error if none can run (JobFileError, KVTierError, RequestError)
+        and JobFileError for an unknown policy."""
+        order, faults = self._order, []
+        rows: list[PlanRow] = []
+        for policy in order.policies:
+            try:
+                rows.append(self._plan_policy(policy))
+            except (KVTierError, RequestError) as error:
+                faults.append(error)
+                self._refused.append((policy, str(error)))
+        if not rows:
+            raise faults[0]
+        geometry = self._derive(rows[0].choice).geometry
+        return PlanReport(
+            hardware=self._derive(rows[0].choice).node.title,
+            num_gpus=self._derive(rows[0].choice).node.num_gpus,
+            layers_of_stage=geometry.layers_of_stage,
+            device_kv_tokens=geometry.num_device_slots * geometry.block_tokens,
+            host_kv_tokens=geometry.num_host_slots * geometry.block_tokens,
+            num_simulated=len(order.workload.lengths),
+            num_sampled=len(self._sample.lengths),
+            num_requests=self._num_requests,
+            rows=tuple(rows),
+            tried=tuple(self._tried),
+            fp8=self._with_fp8(rows) if order.tries_fp8 else None,
+            refused=tuple(self._refused),
         )
-        for geometry in geometries
-        for target in targets
-    ]
+
+    def _plan_policy(self, policy: str) -> PlanRow:
+        start = EngineChoice(policy)
+        settings = self._derive(start)
+        axes = axes_of(start, settings)
+        choice = start
+        if axes:
+            choice = refine(start, axes, self._try_out)
+        return self._run(choice, self._order.workload)
+
+    def _try_out(self, choice: EngineChoice) -> float | None:
+        """Seconds of a run of the sample; None if it cannot be."""
+        try:
+            row = self._run(choice, self._sample)
+        except (KVTierError, RequestError):
+            return None
+        self._tried.append(row)
+        return row.result.seconds
+
+    def _with_fp8(self, rows: Sequence[PlanRow]) -> PlanRow | None:
+        ours = [row for row in rows if row.policy == OURS]
+        if not ours or ours[0].kv_dtype == "fp8_e4m3":
+            return None
+        choice = msgspec.structs.replace(ours[0].choice, kv_dtype="fp8_e4m3")
+        try:
+            return self._run(choice, self._order.workload)
+        except PipemaxError:
+            return None
+
+    def _run(self, choice: EngineChoice, workload: Workload) -> PlanRow:
+        settings = self._derive(choice)
+        row = build_row(settings, choice, workload, self._order.prices, self._num_requests)
+        self._on_row(row)
+        return row
 
 
-def _without_host(geometry: KVGeometry) -> KVGeometry:
-    return msgspec.structs.replace(geometry, num_host_slots=0, num_nvme_slots=0)
-
-
-def _run(
-    settings: SimulationSettings, workload: Workload, prices: Prices, num_requests: int
+def build_row(
+    settings: SimulationSettings,
+    choice: EngineChoice,
+    workload: Workload,
+    prices: Prices,
+    num_requests: int,
 ) -> PlanRow:
-    result = simulate(settings, workload)
+    """Simulates one setting. Raises RequestError if a request can never run in these tiers."""
+    result = simulate_system(settings, workload)
     return PlanRow(
+        choice=choice,
         policy=settings.policy,
         token_target=settings.scheduler.token_target,
         num_micro_batches=settings.scheduler.num_micro_batches,
         has_host_tier=settings.geometry.num_host_slots > 0,
+        kv_dtype=settings.geometry.kv_dtype,
         result=result,
         cost=token_cost(settings.node, result, prices.gpu_hour, prices.kwh),
-        limit=describe_limit(settings, result),
+        limit=describe_limit(settings, workload, result),
+        shares=derive_time_shares(settings, workload, result),
         job_seconds=job_seconds(result, num_requests),
     )
 
 
+def simulate_system(settings: SimulationSettings, workload: Workload) -> SimulationResult:
+    """A policy by our engine. Raises RequestError."""
+    return simulate(settings, workload)
+
+
 def job_seconds(result: SimulationResult, num_requests: int) -> float:
-    """Of ``num_requests`` alike: what is beyond the simulated ones goes at the steady rate."""
+    """Of ``num_requests`` alike: what is beyond the simulated ones goes at the steady rate, where
+    that is known of half of the run; else all goes at the run's."""
     num_more = num_requests - result.num_requests
-    if num_more <= 0:
+    if num_more <= 0 or result.steady_seconds < STEADY_SHARE * result.seconds:
         return result.seconds * num_requests / result.num_requests
     tokens_each = result.num_output_tokens / result.num_requests
-    rate = result.steady_output_tokens_per_second or result.output_tokens_per_second
-    return result.seconds + num_more * tokens_each / rate
-
-
-def _best_of(tried: Sequence[PlanRow], policy: str) -> PlanRow:
-    rows = [row for row in tried if row.policy == policy]
-    return max(rows, key=lambda row: row.result.output_tokens_per_second)
+    return result.seconds + num_more * tokens_each / result.steady_output_tokens_per_second

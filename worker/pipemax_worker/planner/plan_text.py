@@ -1,45 +1,81 @@
-"""A plan as text for a terminal. Pure."""
+"""A plan as text for a terminal of 80 columns. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pipemax_worker.planner.limits import TimeShares
 from pipemax_worker.planner.plan import PlanReport, PlanRow
 
 _HEADER = (
     "policy", "out tok/s", "all tok/s", "steady", "job", "tok/step", "busy", "$/M out", "kWh/M out"
 )  # fmt: skip
 _WIDTHS = (9, 10, 10, 8, 9, 9, 6, 8, 10)
+_SHARES = (
+    "policy", "weights", "KV", "arithm.", "fixed", "link", "bubbles", "(host link", "NVMe busy)"
+)  # fmt: skip
+_SHARE_WIDTHS = (9, 8, 6, 8, 7, 6, 9, 12, 11)
 _HOUR, _MINUTE = 3600, 60
 
 
 def describe_plan(report: PlanReport) -> Iterator[str]:
+    """Line by line."""
+    yield from _describe_ground(report)
+    rows = sorted(report.rows, key=lambda row: -row.result.output_tokens_per_second)
+    yield ""
+    yield _line(_HEADER, _WIDTHS)
+    for row in rows:
+        yield _line(_cells(row), _WIDTHS)
+    yield ""
+    yield "where the time of the busiest stage goes:"
+    yield _line(_SHARES, _SHARE_WIDTHS)
+    for row in rows:
+        if row.shares is not None:
+            yield _line(_share_cells(row.policy, row.shares), _SHARE_WIDTHS)
+    yield ""
+    for row in rows:
+        yield f"{row.policy}: limited by {row.limit}"
+    for policy, fault in report.refused:
+        yield f"{policy}: cannot run there: {fault}"
+    yield ""
+    yield from _describe_best(report)
+
+
+def _describe_ground(report: PlanReport) -> Iterator[str]:
     yield f"{report.num_gpus} x {report.hardware}; a simulation, nothing was measured here"
     layers = "/".join(map(str, report.layers_of_stage))
     yield (
         f"layers {layers}; KV: {report.device_kv_tokens:,} tokens on the GPUs, "
         f"{report.host_kv_tokens:,} in host memory"
     )
-    yield ""
-    yield _line(_HEADER)
-    for row in sorted(report.rows, key=lambda row: -row.result.output_tokens_per_second):
-        yield _line(_cells(row))
-    yield ""
-    for row in report.rows:
-        yield f"{row.policy}: limited by {row.limit}"
+    text = (
+        f"{report.num_simulated:,} requests simulated a policy; settings tried on "
+        f"{report.num_sampled:,} of them"
+    )
+    more = report.num_requests - report.num_simulated
+    yield text + (f"; {more:,} more at the steady rate" if more > 0 else "")
+
+
+def _describe_best(report: PlanReport) -> Iterator[str]:
     best = report.best
-    yield ""
     yield (
         f"best: policy {best.policy}, maxBatchedTokens {best.token_target}, microBatches "
         f"{best.num_micro_batches}, host tier {'on' if best.has_host_tier else 'off'}: "
         f"{best.result.output_tokens_per_second:,.0f} output tokens/s, the job in "
         f"{describe_seconds(best.job_seconds)}"
     )
+    if report.fp8 is not None:
+        ours = next(row for row in report.rows if row.policy == report.fp8.policy)
+        gain = ours.result.seconds / report.fp8.result.seconds - 1
+        yield (
+            f"with kvDtype fp8_e4m3, which rounds: "
+            f"{report.fp8.result.output_tokens_per_second:,.0f} output tokens/s ({gain:+.0%})"
+        )
 
 
 def _cells(row: PlanRow) -> tuple[str, ...]:
     result = row.result
-    busy = sum(result.busy_ratios) / len(result.busy_ratios)
+    busy = sum(result.busy_ratios) / max(1, len(result.busy_ratios))
     return (
         row.policy,
         f"{result.output_tokens_per_second:,.0f}",
@@ -53,10 +89,18 @@ def _cells(row: PlanRow) -> tuple[str, ...]:
     )
 
 
-def _line(cells: tuple[str, ...]) -> str:
+def _share_cells(policy: str, shares: TimeShares) -> tuple[str, ...]:
+    numbers = (
+        shares.weights, shares.kv_reading, shares.arithmetic, shares.fixed, shares.link,
+        shares.bubbles, shares.host_link, shares.nvme,
+    )  # fmt: skip
+    return (policy, *(f"{number:.0%}" for number in numbers))
+
+
+def _line(cells: tuple[str, ...], widths: tuple[int, ...]) -> str:
     first, *rest = cells
-    padded = (cell.rjust(width) for cell, width in zip(rest, _WIDTHS[1:], strict=True))
-    return first.ljust(_WIDTHS[0]) + "".join(padded)
+    padded = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+    return first.ljust(widths[0]) + "".join(padded)
 
 
 def describe_seconds(seconds: float) -> str:

@@ -47,6 +47,10 @@ class Workload(msgspec.Struct, frozen=True):
     def num_output_tokens(self) -> int:
         return sum(output for _, output in self.lengths)
 
+    def first(self, num_requests: int) -> Workload:
+        """Its first requests: lengths are drawn independently, so they are a sample of it."""
+        return Workload(self.lengths[:num_requests], self.hidden_max_tokens)
+
     def requests(self) -> Iterator[tuple[Request, StopChecker | None]]:
         for number, (prompt, output) in enumerate(self.lengths):
             told = self.hidden_max_tokens or output

@@ -29,7 +29,16 @@ def test_a_job_is_planned_for_hardware_that_is_not_here(
     job_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = tmp_path / "plan.json"
-    options = ["--hardware", "8x4090", "--requests", "24", "--policies", "fused,vllm"]
+    options = [
+        "--hardware",
+        "8x4090",
+        "--requests",
+        "6",
+        "--sample",
+        "2",
+        "--policies",
+        "fused,vllm",
+    ]
     assert main(["plan", str(job_file), *options, "--json", str(figures)]) == 0
     text = capsys.readouterr().out
     assert "8 x NVIDIA GeForce RTX 4090" in text
