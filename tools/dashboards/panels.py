@@ -9,44 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Json = dict[str, Any]
+from dashboards.panel import Json, Panel, Query, field_defaults, options_of
 
 SCHEMA_VERSION = 39
 DATA_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 COLUMNS = 24
+SHARED_CROSSHAIR = 1
 
 JOB = 'namespace=~"$namespace", job=~"$job"'
 """Selects the operator's series of jobs."""
 WORKER = f'{JOB}, node=~"$node"'
 """Selects the workers' series."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """``legend``: as Grafana writes it, such as ``{{stage}}``."""
-
-    expression: str
-    legend: str = ""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """kind    Grafana's name of the panel type: timeseries, stat, gauge or heatmap.
-    unit       Grafana's name of it: short, s, percentunit, bytes, Bps.
-    width      of 24 columns.
-    """
-
-    title: str
-    description: str
-    queries: tuple[Query, ...]
-    kind: str = "timeseries"
-    unit: str = "short"
-    width: int = 12
-    stacked: bool = False
-
-    @property
-    def height(self) -> int:
-        return 4 if self.kind in ("stat", "gauge") else 8
 
 
 @dataclass(frozen=True)
@@ -73,6 +46,7 @@ def build_dashboard(dashboard: Dashboard) -> Json:
         "tags": ["pipemax"],
         "schemaVersion": SCHEMA_VERSION,
         "editable": True,
+        "graphTooltip": SHARED_CROSSHAIR,
         "refresh": "30s",
         "time": {"from": "now-3h", "to": "now"},
         "links": [
@@ -107,8 +81,8 @@ def _build_panel(one: Panel, number: int, place: Json) -> Json:
         "description": one.description,
         "datasource": DATA_SOURCE,
         "gridPos": place,
-        "fieldConfig": {"defaults": _field_defaults(one), "overrides": []},
-        "options": _options(one),
+        "fieldConfig": {"defaults": field_defaults(one), "overrides": []},
+        "options": options_of(one),
         "targets": [
             {
                 "refId": chr(ord("A") + index),
@@ -121,37 +95,6 @@ def _build_panel(one: Panel, number: int, place: Json) -> Json:
             for index, query in enumerate(one.queries)
         ],
     }
-
-
-def _field_defaults(one: Panel) -> Json:
-    defaults: Json = {"unit": one.unit}
-    if one.kind == "gauge":
-        defaults |= {"min": 0, "max": 1}
-    if one.kind == "timeseries":
-        stacking = "normal" if one.stacked else "none"
-        defaults["custom"] = {
-            "fillOpacity": 30 if one.stacked else 5,
-            "showPoints": "never",
-            "stacking": {"mode": stacking, "group": "A"},
-        }
-        defaults["min"] = 0
-    return defaults
-
-
-def _options(one: Panel) -> Json:
-    if one.kind == "timeseries":
-        return {
-            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
-            "tooltip": {"mode": "multi", "sort": "desc"},
-        }
-    if one.kind == "heatmap":
-        return {
-            "calculate": False,
-            "yAxis": {"unit": one.unit},
-            "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64},
-            "cellGap": 1,
-        }
-    return {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}
 
 
 def _variables(has_endurance: bool) -> list[Json]:
@@ -180,7 +123,7 @@ def _query_variable(name: str, label: str, series: str) -> Json:
     query = f"label_values({series}, {name})"
     return {
         **{"name": name, "label": label, "type": "query", "datasource": DATA_SOURCE},
-        **{"definition": query, "query": {"query": query, "refId": f"{name}-variable"}},
+        **{"query": {"query": query, "refId": f"{name}-variable"}},
         **{"refresh": 2, "sort": 1, "multi": True, "includeAll": True, "allValue": ".*"},
         **{"current": {"text": "All", "value": "$__all"}, "hide": 0},
     }
