@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from pipemax_worker.contract.experts import ExpertsConfig, read_experts
+from pipemax_worker.contract.rope_parameters import longest_context, read_rope_parameters
 from pipemax_worker.errors import ModelNotFoundError, UnsupportedModelError
 
 SUPPORTED_ARCHITECTURES = {
@@ -19,18 +21,9 @@ SUPPORTED_ARCHITECTURES = {
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "MixtralForCausalLM": "mixtral",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
 }
-
-
-SUPPORTED_ROPE_TYPES = {
-    "default": (),
-    "linear": ("factor",),
-    "dynamic": ("factor",),
-    "yarn": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-    "longrope": ("short_factor", "long_factor"),
-}
-"""RoPE types, and the parameters that each cannot do without."""
 
 _REQUIRED = (
     "vocab_size",
@@ -62,6 +55,24 @@ _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
         "sliding_window": 4096,
         "max_window_layers": 28,
     },
+    "mixtral": {
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "qwen3_moe": {
+        "max_position_embeddings": 32768,
+        "num_key_value_heads": 4,
+        "sliding_window": 4096,
+        "moe_intermediate_size": 768,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+    },
 }
 """What transformers assumes where ``config.json`` does not name a field (null is another thing)."""
 
@@ -76,6 +87,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
     rope_parameters   Hugging Face's dictionary (``rope_type``, ``rope_theta``, ``factor``, ...).
     eos_token_ids     from ``config.json`` and ``generation_config.json``, both together.
     raw               the whole ``config.json``, for transformers' RoPE functions in a stage.
+    experts           of the layers that have a mixture of experts in place of one MLP, or None.
     """
 
     architecture: str
@@ -101,6 +113,23 @@ class ModelConfig(msgspec.Struct, frozen=True):
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     raw: dict[str, Any]
+    experts: ExpertsConfig | None = None
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether ``layer``, counted from 0, is a mixture of experts."""
+        return self.experts is not None and self.experts.is_in(layer)
+
+    def stored_layer_parameters(self, layer: int) -> int:
+        """Parameters of this layer's matrices, those of all experts and the router included."""
+        if self.experts is None or not self.experts.is_in(layer):
+            return self.attention_parameters + 3 * self.hidden_size * self.intermediate_size
+        return self.attention_parameters + self.experts.stored_parameters(self.hidden_size)
+
+    def active_layer_parameters(self, layer: int) -> int:
+        """Parameters of this layer's matrices that one token is multiplied with."""
+        if self.experts is None or not self.experts.is_in(layer):
+            return self.stored_layer_parameters(layer)
+        return self.attention_parameters + self.experts.active_parameters(self.hidden_size)
 
     @property
     def attention_parameters(self) -> int:
@@ -110,8 +139,10 @@ class ModelConfig(msgspec.Struct, frozen=True):
 
     @property
     def layer_parameters(self) -> int:
-        """Parameters of one layer's matrices (norms and biases are left out)."""
-        return self.attention_parameters + 3 * self.hidden_size * self.intermediate_size
+        """Parameters of one layer's matrices (norms and biases are left out), the mean of all
+        layers where they differ; with experts, of all of them."""
+        layers = range(self.num_hidden_layers)
+        return sum(map(self.stored_layer_parameters, layers)) // self.num_hidden_layers
 
     @property
     def embedding_parameters(self) -> int:
@@ -162,8 +193,8 @@ def parse_model_config(
     fields = {**_CLASS_DEFAULTS[kind], **raw}
     _check_sizes(fields, where)
     num_layers, num_heads = fields["num_hidden_layers"], fields["num_attention_heads"]
-    rope_parameters = _rope_parameters(fields, where)
-    has_bias = kind in ("llama", "qwen3") and bool(fields.get("attention_bias", False))
+    rope_parameters = read_rope_parameters(fields, where)
+    has_bias = kind in ("llama", "qwen3", "qwen3_moe") and bool(fields.get("attention_bias", False))
     return ModelConfig(
         architecture=architecture,
         model_type=kind,
@@ -176,12 +207,12 @@ def parse_model_config(
         head_dim=fields.get("head_dim") or fields["hidden_size"] // num_heads,
         hidden_act="silu",
         rms_norm_eps=fields.get("rms_norm_eps", 1e-6),
-        max_position_embeddings=_longest_context(fields, rope_parameters),
+        max_position_embeddings=longest_context(fields, rope_parameters),
         tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
         has_qkv_bias=kind == "qwen2" or has_bias,
         has_output_bias=has_bias,
         has_mlp_bias=kind == "llama" and bool(fields.get("mlp_bias", False)),
-        has_qk_norm=kind == "qwen3",
+        has_qk_norm=kind in ("qwen3", "qwen3_moe"),
         sliding_windows=_sliding_windows(fields, kind, num_layers),
         rope_parameters=rope_parameters,
         torch_dtype=_dtype(fields),
@@ -190,6 +221,7 @@ def parse_model_config(
             dict.fromkeys((*_token_ids(fields.get("eos_token_id")), *generation_eos))
         ),
         raw=raw,
+        experts=read_experts(fields, kind, where),
     )
 
 
@@ -242,48 +274,14 @@ def _sliding_windows(fields: dict[str, Any], kind: str, num_layers: int) -> tupl
     window = fields.get("sliding_window")
     if kind == "llama" or window is None:
         return (None,) * num_layers
-    if kind == "mistral":
+    if kind in ("mistral", "mixtral"):
         return (window,) * num_layers
     if not fields.get("use_sliding_window", False):
         return (None,) * num_layers
+    if kind == "qwen3_moe":
+        return (window,) * num_layers
     layer_types = fields.get("layer_types")
     if layer_types is None:
         first = fields["max_window_layers"]
         return tuple(window if layer >= first else None for layer in range(num_layers))
     return tuple(window if kind_ == "sliding_attention" else None for kind_ in layer_types)
-
-
-def _rope_parameters(fields: dict[str, Any], where: str) -> dict[str, Any]:
-    """``rope_parameters`` since transformers 5; ``rope_scaling`` and ``rope_theta`` before."""
-    parameters = dict(fields.get("rope_parameters") or fields.get("rope_scaling") or {})
-    old_name = parameters.pop("type", None)
-    rope_type = parameters.setdefault("rope_type", old_name or "default")
-    if parameters.get("rope_theta") is None:
-        parameters["rope_theta"] = fields.get("rope_theta") or 10000.0
-    is_nested = any(isinstance(value, dict) for value in parameters.values())
-    if rope_type not in SUPPORTED_ROPE_TYPES or is_nested:
-        raise UnsupportedModelError(
-            f"{where}: RoPE parameters {parameters} are not supported; supported: one set for all "
-            f"layers, of type {', '.join(SUPPORTED_ROPE_TYPES)}"
-        )
-    missing = [name for name in SUPPORTED_ROPE_TYPES[rope_type] if parameters.get(name) is None]
-    if missing:
-        raise UnsupportedModelError(
-            f"{where}: RoPE type {rope_type!r} needs {', '.join(missing)}, which is missing"
-        )
-    if (parameters.get("partial_rotary_factor") or 1.0) != 1.0:
-        raise UnsupportedModelError(
-            f"{where}: partial_rotary_factor {parameters['partial_rotary_factor']} is not "
-            "supported; supported: 1.0"
-        )
-    return parameters
-
-
-def _longest_context(fields: dict[str, Any], rope_parameters: dict[str, Any]) -> int:
-    longest = int(fields["max_position_embeddings"])
-    if rope_parameters["rope_type"] != "longrope":
-        return longest
-    original = rope_parameters.get("original_max_position_embeddings") or fields.get(
-        "original_max_position_embeddings"
-    )
-    return min(longest, int(original)) if original else longest

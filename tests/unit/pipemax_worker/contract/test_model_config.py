@@ -12,9 +12,11 @@ from pipemax_worker.errors import ModelNotFoundError, UnsupportedModelError
 from transformers import (
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 ARCHITECTURES: dict[type[PreTrainedConfig], str] = {
@@ -22,6 +24,8 @@ ARCHITECTURES: dict[type[PreTrainedConfig], str] = {
     MistralConfig: "MistralForCausalLM",
     Qwen2Config: "Qwen2ForCausalLM",
     Qwen3Config: "Qwen3ForCausalLM",
+    MixtralConfig: "MixtralForCausalLM",
+    Qwen3MoeConfig: "Qwen3MoeForCausalLM",
 }
 MINIMAL: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -61,7 +65,9 @@ def test_reads_what_transformers_writes(
         assert config.num_key_value_heads == oracle.num_key_value_heads
     expected_eos = () if oracle.eos_token_id is None else (oracle.eos_token_id,)
     assert config.eos_token_ids == expected_eos
-    assert config.rope_parameters == {"rope_type": "default", "rope_theta": 10000.0}
+    theta = 1e6 if config_class is MixtralConfig else 10000.0
+    assert config.rope_parameters == {"rope_type": "default", "rope_theta": theta}
+    assert (config.experts is None) == (config_class not in (MixtralConfig, Qwen3MoeConfig))
 
 
 class TestBiases:
@@ -72,6 +78,8 @@ class TestBiases:
             ("Mistral", (False, False, False)),
             ("Qwen2", (True, False, False)),
             ("Qwen3", (True, True, False)),
+            ("Mixtral", (False, False, False)),
+            ("Qwen3Moe", (True, True, False)),
         ],
     )
     def test_as_transformers_builds_them(
@@ -95,6 +103,17 @@ class TestSlidingWindows:
             ({"architectures": ["MistralForCausalLM"], "sliding_window": None}, (None, None)),
             ({"architectures": ["MistralForCausalLM"]}, (4096, 4096)),
             ({"architectures": ["LlamaForCausalLM"], "sliding_window": 9}, (None, None)),
+            ({"architectures": ["MixtralForCausalLM"], "sliding_window": 9}, (9, 9)),
+            ({"architectures": ["MixtralForCausalLM"]}, (None, None)),
+            (
+                {
+                    "architectures": ["Qwen3MoeForCausalLM"],
+                    "sliding_window": 9,
+                    "use_sliding_window": True,
+                    "max_window_layers": 1,
+                },
+                (9, 9),
+            ),
             ({"sliding_window": 9, "use_sliding_window": False}, (None, None)),
             (
                 {"sliding_window": 9, "use_sliding_window": True, "max_window_layers": 1},
@@ -174,7 +193,10 @@ class TestRefusals:
         ("changes", "message"),
         [
             ({"architectures": ["GPT2LMHeadModel"]}, r"\['GPT2LMHeadModel'\] is not supported"),
-            ({"architectures": None}, "supported: LlamaForCausalLM, MistralForCausalLM"),
+            (
+                {"architectures": None},
+                "supported: LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM",
+            ),
             ({"quantization_config": {"bits": 4}}, "quantised weights"),
             ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
             ({"hidden_size": "big"}, "hidden_size must be a positive integer, not 'big'"),
