@@ -16,6 +16,7 @@ from pipemax_worker.performance.node_profile import hardware_names, load_node_pr
 from pipemax_worker.planner.plan import Derive, Planner, PlanOrder, PlanRow, Prices
 from pipemax_worker.planner.plan_search import OURS, EngineChoice, enough_requests
 from pipemax_worker.planner.plan_text import describe_plan
+from pipemax_worker.planner.rivals import RIVALS
 from pipemax_worker.planner.workload import (
     NAMED_DISTRIBUTIONS,
     Workload,
@@ -26,6 +27,9 @@ from pipemax_worker.runner.validation import locate_model
 
 _NUM_LOOKED_AT = 500
 _SAMPLE_SHARE = 3
+
+SYSTEMS = (*POLICIES, *RIVALS)
+"""Policies of our engine, and systems that are simulated only."""
 
 EXAMPLES = """\
 examples:
@@ -83,9 +87,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add(
         "--policies",
         type=_policies,
-        default=tuple(POLICIES),
+        default=SYSTEMS,
         metavar="A,B",
-        help=f"to compare (default: {','.join(POLICIES)})",
+        help=f"to compare (default: {','.join(SYSTEMS)})",
     )
     add("--price-per-gpu-hour", type=float, metavar="USD", help="default: the profile's assumption")
     add("--price-per-kwh", type=float, default=0.0, metavar="USD", help="if not in the rent")
@@ -156,9 +160,9 @@ def _positive(text: str) -> int:
 
 def _policies(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(text.split(",")))
-    unknown = [name for name in names if name not in POLICIES]
+    unknown = [name for name in names if name not in SYSTEMS]
     if unknown:
         raise argparse.ArgumentTypeError(
-            f"{', '.join(unknown)}: unknown; choose from {', '.join(POLICIES)}"
+            f"{', '.join(unknown)}: unknown; choose from {', '.join(SYSTEMS)}"
         )
     return names

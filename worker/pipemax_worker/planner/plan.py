@@ -15,6 +15,7 @@ from pipemax_worker.planner.limits import (
     describe_limit,
 )
 from pipemax_worker.planner.plan_search import OURS, EngineChoice, axes_of, refine
+from pipemax_worker.planner.rivals import RIVALS, simulate_rival
 from pipemax_worker.planner.simulation import SimulationResult, SimulationSettings, simulate
 from pipemax_worker.planner.workload import Workload
 
@@ -190,7 +191,9 @@ def build_row(
 
 
 def simulate_system(settings: SimulationSettings, workload: Workload) -> SimulationResult:
-    """A policy by our engine. Raises RequestError."""
+    """A policy by our engine, or a rival by its own simulator. Raises RequestError."""
+    if settings.policy in RIVALS:
+        return simulate_rival(settings.policy, settings, workload)
     return simulate(settings, workload)
 
 
