@@ -65,12 +65,16 @@ DASHBOARD = Dashboard(
             Query(rate("pipemax_preemptions_total", by="kind"), "{{kind}}"),
         ),
         panel(
-            *("Waiting for grammar masks", "Seconds a second, for schemas; and loading, once."),
+            *("Waiting for grammar masks", "Of the last stage, for schemas: seconds a second."),
             Query(rate("pipemax_grammar_wait_seconds_total"), "masks"),
-            Query(
-                f"max by (stage) (pipemax_model_load_seconds{{{WORKER}}})", "load, stage {{stage}}"
-            ),
             unit="s",
+            width=6,
+        ),
+        panel(
+            *("Model load", "Of each stage, at its start."),
+            Query(f"max by (stage) (pipemax_model_load_seconds{{{WORKER}}})", "stage {{stage}}"),
+            unit="s",
+            width=6,
         ),
     ),
 )

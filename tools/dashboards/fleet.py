@@ -45,6 +45,7 @@ DASHBOARD = Dashboard(
             'count(ALERTS{alertname=~"PipeMax.*", alertstate="firing"}) or vector(0)',
             kind="stat",
             width=4,
+            thresholds=((1, "red"),),
         ),
         panel(
             *("Jobs by phase", "As the operator's status has them."),
@@ -82,15 +83,22 @@ DASHBOARD = Dashboard(
             *("Operator: reconciliations a second", "And those that failed."),
             Query(f"sum(rate(pipemax_reconcile_total{WINDOW}))", "all"),
             Query(f"sum(rate(pipemax_reconcile_errors_total{WINDOW}))", "failed"),
+            width=8,
         ),
         panel(
-            *("Operator: time and queue", "95th percentile of a reconciliation; jobs that wait."),
+            *("Operator: reconciliation time", "95th percentile."),
             Query(
                 "histogram_quantile(0.95, sum by (le) "
                 f"(rate(pipemax_reconcile_duration_seconds_bucket{WINDOW})))",
-                "seconds, 95th percentile",
+                "95th percentile",
             ),
-            Query("sum(pipemax_reconcile_queue_length)", "jobs in the queue"),
+            unit="s",
+            width=8,
+        ),
+        panel(
+            *("Operator: queue", "Jobs that wait for their reconciliation."),
+            Query("sum(pipemax_reconcile_queue_length)", "jobs"),
+            width=8,
         ),
     ),
 )

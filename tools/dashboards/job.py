@@ -35,6 +35,8 @@ DASHBOARD = Dashboard(
             kind="stat",
             unit="s",
             width=6,
+            colour="red",
+            thresholds=((0, "green"),),
         ),
         panel(
             *("Workers", "Pods that serve metrics."),

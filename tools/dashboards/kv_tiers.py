@@ -19,6 +19,7 @@ DASHBOARD = Dashboard(
             kind="gauge",
             unit="percentunit",
             width=9,
+            colour="blue",
         ),
         panel(
             *("Size of each tier", "All stages."),
@@ -26,6 +27,7 @@ DASHBOARD = Dashboard(
             kind="stat",
             unit="bytes",
             width=9,
+            colour="blue",
         ),
         panel(
             *("NVMe written", "Of the endurance given above, by this job's workers."),
@@ -33,6 +35,7 @@ DASHBOARD = Dashboard(
             kind="stat",
             unit="percentunit",
             width=6,
+            thresholds=((0.7, "orange"), (0.9, "red")),
         ),
         panel(
             *("Blocks by tier and state", "Used by requests, kept for prefix sharing, free."),
