@@ -54,8 +54,7 @@ def derive_time_shares(
     seconds, num_steps = result.seconds, result.num_steps
     compute = slowest.compute_seconds
     fixed = min(compute, num_steps * fixed_seconds(profile, cost))
-    one_token = settings.node.step_cost(costs).stage_seconds(BatchShape(1, 0, 1), slowest.stage)
-    weights = min(compute - fixed, num_steps * one_token - fixed)
+    weights = min(compute - fixed, num_steps * _weights_seconds(settings, result, slowest.stage))
     kv_bytes = num_kv_positions(workload) * cost.kv_bytes_per_token
     kv_reading = min(
         compute - fixed - weights, kv_bytes / profile.memory_bandwidth_bytes_per_second
@@ -71,6 +70,20 @@ def derive_time_shares(
         host_link=_busy_share(result, Tier.HOST, Tier.DEVICE),
         nvme=_busy_share(result, Tier.HOST, Tier.NVME),
     )
+
+
+def _weights_seconds(settings: SimulationSettings, result: SimulationResult, stage: int) -> float:
+    """Of one step: what it costs with one token, and the other experts that more tokens touch."""
+    profile = settings.node.stage_profile()
+    costs = derive_stage_costs(settings.model, settings.geometry, settings.dtype)
+    cost = costs[stage]
+    one_token = settings.node.step_cost(costs).stage_seconds(BatchShape(1, 0, 1), stage)
+    seconds = one_token - fixed_seconds(profile, cost)
+    if cost.experts is None:
+        return seconds
+    num_tokens = max(1, round(result.mean_batch_tokens))
+    more = cost.experts.touched_share(num_tokens) - cost.experts.touched_share(1)
+    return seconds + more * cost.expert_bytes / profile.memory_bandwidth_bytes_per_second
 
 
 def num_kv_positions(workload: Workload) -> int:
@@ -135,4 +148,5 @@ def knee_tokens(settings: SimulationSettings) -> int:
     costs = derive_stage_costs(settings.model, settings.geometry, settings.dtype)
     heaviest = max(costs, key=lambda cost: cost.weight_bytes)
     weights_seconds = heaviest.weight_bytes / profile.memory_bandwidth_bytes_per_second
-    return max(1, int(weights_seconds * profile.flops_per_second / (2 * heaviest.num_parameters)))
+    token_seconds = 2 * heaviest.num_active_parameters / profile.flops_per_second
+    return max(1, int(weights_seconds / token_seconds))

@@ -2,11 +2,12 @@ import json
 
 import msgspec
 import pytest
-from kit.simulations import make_settings
+from kit.simulations import MODEL, make_settings
+from pipemax_worker.contract.model_config import parse_model_config
 from pipemax_worker.engine.policies import WITHOUT_HOST_TIER
 from pipemax_worker.errors import KVTierError
 from pipemax_worker.planner.cost import node_watts, token_cost
-from pipemax_worker.planner.limits import derive_time_shares, describe_limit
+from pipemax_worker.planner.limits import derive_time_shares, describe_limit, knee_tokens
 from pipemax_worker.planner.plan import Planner, PlanOrder, PlanReport, Prices, job_seconds
 from pipemax_worker.planner.plan_search import EngineChoice
 from pipemax_worker.planner.plan_text import describe_plan, describe_seconds
@@ -99,6 +100,24 @@ def test_shares_of_the_time_make_up_the_whole(policy: str) -> None:
     assert min(parts) >= -1e-9
     assert shares.nvme == 0.0
     assert (shares.host_link > 0.0) == (policy != "vllm")
+
+
+def test_experts_that_are_touched_are_weights_that_are_read() -> None:
+    settings = make_settings()
+    raw = MODEL | {"architectures": ["MixtralForCausalLM"]}
+    model = parse_model_config(raw | {"num_local_experts": 8, "num_experts_per_tok": 2}, "config")
+    mixed = msgspec.structs.replace(settings, model=model)
+    shares = derive_time_shares(mixed, WORK, simulate(mixed, WORK))
+    assert shares is not None
+    assert sum(msgspec.structs.astuple(shares)[:6]) == pytest.approx(1.0)
+    assert knee_tokens(mixed) > 2 * knee_tokens(settings)
+
+
+def test_rivals_are_planned_beside_policies() -> None:
+    report = Planner(derive, order("vllm", "vllm-tp", "seesaw")).plan()
+    assert [row.policy for row in report.rows] == ["vllm", "vllm-tp", "seesaw"]
+    assert [row.shares is None for row in report.rows] == [False, True, True]
+    assert "seesaw: limited by" in "\n".join(describe_plan(report))
 
 
 def test_shares_of_another_system_are_not_guessed(report: PlanReport) -> None:
