@@ -12,10 +12,12 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from pipemax_worker.contract.energy import EnergyTotals
 from pipemax_worker.dataset.chain import SegmentInfo
 from pipemax_worker.dataset.documents import encode_document
 from pipemax_worker.dataset.done_ranges import read_newest_retry
 from pipemax_worker.dataset.earlier_results import read_sources
+from pipemax_worker.dataset.energy_ledger import read_energy
 from pipemax_worker.dataset.ledger import InputIdentity, Ledger
 from pipemax_worker.dataset.object_store import ObjectNotFoundError, ObjectStore
 from pipemax_worker.dataset.records import RecordCounts
@@ -31,6 +33,7 @@ class Manifest(msgspec.Struct, frozen=True):
     failed_codes    error code -> records that carry it, the most frequent first.
     num_retries     of the whole location.
     resumed_from    places whose records were taken over, ``num_copied`` of them.
+    energy          that all runs of the job took of GPUs, as far as they had told; None on CPUs.
     """
 
     version: int
@@ -44,6 +47,7 @@ class Manifest(msgspec.Struct, frozen=True):
     digests: dict[str, str]
     inputs: tuple[InputIdentity, ...]
     segments: tuple[SegmentInfo, ...]
+    energy: EnergyTotals | None = None
 
 
 def write_manifest(store: ObjectStore, ledger: Ledger) -> Manifest:
@@ -100,6 +104,7 @@ def _build_manifest(store: ObjectStore, ledger: Ledger) -> Manifest:
         digests=ledger.job.digests,
         inputs=ledger.job.inputs,
         segments=tuple(segments),
+        energy=read_energy(store) or None,
     )
 
 

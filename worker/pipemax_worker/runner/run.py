@@ -24,6 +24,7 @@ from pipemax_worker.runner.death_diagnosis import make_diagnosis
 from pipemax_worker.runner.done_ranges_totals import DoneRangesTotals
 from pipemax_worker.runner.failures import check_failures
 from pipemax_worker.runner.feed import RequestFeed
+from pipemax_worker.runner.job_energy import JobEnergy, find_stage_gpus
 from pipemax_worker.runner.job_ledger import (
     begin_retry,
     closing_failed_job,
@@ -34,7 +35,7 @@ from pipemax_worker.runner.job_ledger import (
 )
 from pipemax_worker.runner.job_run import JobRun
 from pipemax_worker.runner.model_provision import fetch_with_display
-from pipemax_worker.runner.node_sharing import check_sharing
+from pipemax_worker.runner.node_sharing import check_sharing, leave_mark
 from pipemax_worker.runner.nvme_folder import derive_job_key, nvme_run_folder, remove_parked
 from pipemax_worker.runner.options import RunOptions
 from pipemax_worker.runner.parked_requests import ParkedRequests, identify_job
@@ -51,6 +52,7 @@ from pipemax_worker.runner.start_messages import describe_stage, describe_start,
 from pipemax_worker.runner.termination import write_completion
 from pipemax_worker.runner.write_budget import open_write_budget
 from pipemax_worker.telemetry.display import Display, open_display, render_summary
+from pipemax_worker.telemetry.energy_meter import EnergyMeter
 from pipemax_worker.telemetry.metrics import Metrics
 
 
@@ -77,8 +79,6 @@ def run_job(job_file: Path, options: RunOptions, stream: TextIO) -> str:
         find_earlier_results(prepared)  # refuses another job's before anything is started
         display = open_display(stream, options.quiet)
         try:
-            with stop.interrupting():
-                check_sharing(prepared, store, display.message)
             return _run(prepared, processor, store, ledger, options, stop, display)
         finally:
             display.close()
@@ -100,7 +100,7 @@ def _judge(prepared: PreparedJob, manifest: Manifest) -> None:
     """By all records, whichever worker's."""
     policy, reasons = prepared.job.spec.error_policy, Counter(manifest.failed_codes)
     check_failures(policy, manifest.counts, reasons, is_final=True)
-    write_completion(manifest.counts)
+    write_completion(manifest.counts, manifest.energy)
 
 
 def _run(
@@ -117,6 +117,8 @@ def _run(
         stack.callback(processor.close)
         with stop.interrupting():
             stack.enter_context(serve_telemetry(options, served, display.message))
+            served.ledger_mark = leave_mark(prepared, store)
+            check_sharing(prepared, store, display.message)
             pipeline, parked = _start_pipeline(prepared, found_ledger, stack, stop, display, served)
         ledger = open_ledger(prepared, store)
         if options.retry_failed:
@@ -124,9 +126,11 @@ def _run(
         if ledger.retry:
             display.message(f"retry {ledger.retry}: what failed or is missing is run again")
         run = _build_run(prepared, processor, store, ledger, pipeline, parked, served, display)
+        energy = stack.enter_context(JobEnergy(served.meter, store, name_this_worker()))
+        served.add_energy = energy.add_to
         spec = prepared.job.spec
         with closing_failed_job(store, ledger):
-            snapshot = run.run(stop, spec.error_policy, spec.deadline)
+            snapshot = energy.add_to(run.run(stop, spec.error_policy, spec.deadline))
     _remove_parked(prepared)
     _judge(prepared, write_manifest(store, ledger))
     return render_summary(snapshot)
@@ -156,6 +160,8 @@ def _start_pipeline(
     settings = derive_session_settings(
         job.spec, prepared.model_config, places.model_folder, nvme_path, count_gpus()
     )
+    meter = EnergyMeter(find_stage_gpus(settings.pipeline), MonotonicClock(), display.message)
+    served.meter = stack.enter_context(meter)
     for line in describe_start(job, settings):
         display.message(line)
     served.preflight = run_preflight(job, settings.pipeline, nvme_path, display.message)
@@ -211,7 +217,8 @@ def _build_run(
         earlier=open_earlier_results(prepared, store),
     )
     load_seconds = [stage.load_seconds for stage in session.stages]
-    metrics = Metrics(lambda: run.snapshot, session.geometry, __version__, load_seconds)
+    gpus = served.meter.readings
+    metrics = Metrics(lambda: run.snapshot, session.geometry, __version__, load_seconds, gpus)
     engine = RecoveringEngine(
         pipeline,
         collector.stop_checker,

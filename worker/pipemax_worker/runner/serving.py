@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from pipemax_worker.contract.clock import MonotonicClock
 from pipemax_worker.contract.statistics import EngineStatistics
 from pipemax_worker.errors import JobFileError
 from pipemax_worker.preflight.findings import Finding
 from pipemax_worker.runner.options import RunOptions
+from pipemax_worker.telemetry.energy_meter import EnergyMeter
 from pipemax_worker.telemetry.http import TelemetryServer
 from pipemax_worker.telemetry.progress import ProgressSnapshot, progress_as_json
 from pipemax_worker.telemetry.work_totals import WorkTotals
@@ -26,6 +28,9 @@ class Served:
         self.snapshot: Callable[[], ProgressSnapshot] = lambda: starting_snapshot(job_name)
         self.closed_ranges: Callable[[], WorkTotals] = WorkTotals
         self.preflight: tuple[Finding, ...] = ()
+        self.meter = EnergyMeter((), MonotonicClock(), lambda _: None)
+        self.add_energy: Callable[[ProgressSnapshot], ProgressSnapshot] = lambda snapshot: snapshot
+        self.ledger_mark = ""
 
     @property
     def is_ready(self) -> bool:
@@ -34,7 +39,7 @@ class Served:
 
     def progress(self) -> ProgressSnapshot:
         """The snapshot, with what the ledger says of all workers where that is more."""
-        snapshot, found = self.snapshot(), self.closed_ranges()
+        snapshot, found = self.add_energy(self.snapshot()), self.closed_ranges()
         if found.bytes_done <= snapshot.closed_ranges.bytes_done:
             return snapshot
         return msgspec.structs.replace(snapshot, closed_ranges=found)
@@ -76,7 +81,9 @@ def serve_telemetry(
             options.address,
             options.port,
             lambda: served.metrics(),
-            lambda: progress_as_json(served.progress(), map(_as_json, served.preflight)),
+            lambda: progress_as_json(
+                served.progress(), map(_as_json, served.preflight), served.ledger_mark
+            ),
             lambda: served.is_ready,
         )
     except OSError as error:

@@ -14,6 +14,7 @@ from pipemax_worker.contract.statistics import EngineStatistics
 from pipemax_worker.telemetry.progress import (
     ProgressSnapshot,
     format_bytes,
+    format_energy,
     format_seconds,
     tier_name,
 )
@@ -148,6 +149,18 @@ def _restored(statistics: EngineStatistics) -> str:
     return f", {number} restored" if number else ""
 
 
+def _energy_lines(snapshot: ProgressSnapshot) -> list[str]:
+    """Only where there are GPUs; the whole job's besides, where others had a part in it."""
+    if not snapshot.energy:
+        return []
+    rate = snapshot.energy.tokens_per_joule(snapshot.statistics.num_generated_tokens)
+    told = "" if rate is None else f", {rate:.3g} generated tokens/J"
+    lines = [f"  energy    {format_energy(snapshot.energy)}{told}"]
+    if snapshot.job_energy.gpu_seconds > 1.01 * snapshot.energy.gpu_seconds:
+        lines.append(f"            {format_energy(snapshot.job_energy)} by all runs of the job")
+    return lines
+
+
 def _restart_lines(snapshot: ProgressSnapshot) -> list[str]:
     number = snapshot.num_pipeline_restarts
     if not number:
@@ -174,6 +187,7 @@ def render_summary(snapshot: ProgressSnapshot) -> str:
         f" over {format_seconds(snapshot.elapsed_seconds)}",
         f"  KV cache  {_swap_line(statistics)}",
         *_schema_lines(statistics),
+        *_energy_lines(snapshot),
         *_restart_lines(snapshot),
         f"  results   {snapshot.output_place}",
     ]

@@ -16,8 +16,10 @@ from prometheus_client.registry import Collector
 
 from pipemax_worker.contract.geometry import KVGeometry
 from pipemax_worker.contract.statistics import StepRecord
+from pipemax_worker.telemetry.energy_meter import GpuReading
 from pipemax_worker.telemetry.engine_metrics import engine_metrics
 from pipemax_worker.telemetry.families import counter, gauge
+from pipemax_worker.telemetry.gpu_metrics import gpu_metrics
 from pipemax_worker.telemetry.progress import ProgressSnapshot
 
 STEP_SECONDS_BUCKETS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.5, 1, 2, 5)
@@ -30,7 +32,8 @@ class Metrics:
     """All metrics of one run, in a registry of their own.
 
     ``snapshot`` is called at each scrape, from the HTTP thread: it must be cheap and thread-safe
-    (the runner publishes one frozen value). ``load_seconds``: of each stage, in order.
+    (the runner publishes one frozen value), and so must ``gpus``. ``load_seconds``: of each stage,
+    in order.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Metrics:
         geometry: KVGeometry,
         version: str,
         load_seconds: Sequence[float] = (),
+        gpus: Callable[[], Sequence[GpuReading]] = tuple,
     ) -> None:
         self.registry = CollectorRegistry()
         self._steps = Histogram(
@@ -54,7 +58,9 @@ class Metrics:
             buckets=BATCH_TOKENS_BUCKETS,
             registry=self.registry,
         )
-        self.registry.register(_RunCollector(snapshot, geometry, version, tuple(load_seconds)))
+        self.registry.register(
+            _RunCollector(snapshot, geometry, version, tuple(load_seconds), gpus)
+        )
 
     def observe_step(self, step: StepRecord) -> None:
         """Count one finished micro-batch. An empty one (copies only) is not a step."""
@@ -77,7 +83,9 @@ class _RunCollector(Collector):
         geometry: KVGeometry,
         version: str,
         load_seconds: tuple[float, ...],
+        gpus: Callable[[], Sequence[GpuReading]],
     ) -> None:
+        self._gpus = gpus
         self._load_seconds = load_seconds
         self._snapshot = snapshot
         self._geometry = geometry
@@ -100,6 +108,8 @@ class _RunCollector(Collector):
         yield load
         yield from _request_metrics(snapshot)
         yield from engine_metrics(snapshot.statistics, self._geometry)
+        if readings := self._gpus():
+            yield from gpu_metrics(readings)
 
 
 def _request_metrics(snapshot: ProgressSnapshot) -> Iterator[Metric]:

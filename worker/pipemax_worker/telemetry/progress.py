@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from pipemax_worker.contract.energy import EnergyTotals
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.statistics import EngineStatistics
 from pipemax_worker.telemetry.work_totals import WorkTotals
@@ -21,6 +22,8 @@ class ProgressSnapshot(msgspec.Struct, frozen=True):
     closed_ranges  the ranges that are done, by whichever worker, as far as this one knows.
     open_ranges    the ranges that this worker has in hand. Those of all workers and the closed ones
                    add up to the whole job.
+    energy         of this run so far; ``job_energy`` of the whole job, as far as this worker knows.
+    power_watts    of this run's GPUs now; None where nothing measures it.
     """
 
     job_name: str
@@ -40,6 +43,9 @@ class ProgressSnapshot(msgspec.Struct, frozen=True):
     num_pipeline_restarts: int = 0
     closed_ranges: WorkTotals = WorkTotals()
     open_ranges: WorkTotals = WorkTotals()
+    energy: EnergyTotals = EnergyTotals()
+    job_energy: EnergyTotals = EnergyTotals()
+    power_watts: float | None = None
 
     @property
     def fraction_done(self) -> float:
@@ -87,11 +93,28 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def _energy_as_json(energy: EnergyTotals) -> dict[str, float]:
+    return {"joules": round(energy.joules, 3), "gpuSeconds": round(energy.gpu_seconds, 3)}
+
+
+def format_energy(energy: EnergyTotals) -> str:
+    """``1.204 kWh over 2.30 GPU-hours``; what is not measured is left out."""
+    hours = f"{energy.gpu_seconds / 3600:.3g} GPU-hours"
+    if not energy.joules:
+        return hours
+    kwh = energy.joules / 3.6e6
+    used = f"{kwh:.3g} kWh" if kwh >= 0.1 else f"{energy.joules:.0f} J"
+    return f"{used} over {hours}"
+
+
 def progress_as_json(
-    snapshot: ProgressSnapshot, preflight: Iterable[Mapping[str, str]] = ()
+    snapshot: ProgressSnapshot,
+    preflight: Iterable[Mapping[str, str]] = (),
+    ledger_mark: str = "",
 ) -> bytes:
     """The body of ``/progress``: what the operator's status loop reads. ``preflight``: what the
-    checks before the start have found."""
+    checks before the start have found. ``ledger_mark``: the same for workers that share the output,
+    where several nodes have to."""
     statistics = snapshot.statistics
     body = {
         "job": snapshot.job_name,
@@ -124,9 +147,27 @@ def progress_as_json(
         "kvSwapBytes": {
             f"{tier_name(c.source)}-{tier_name(c.target)}": c.num_bytes for c in statistics.copies
         },
+        "engineRequests": {
+            "waiting": statistics.num_waiting,
+            "running": statistics.num_running,
+            "preempted": statistics.num_preempted,
+        },
+        "stageSeconds": [
+            {
+                "stage": stage.stage,
+                "compute": round(stage.compute_seconds, 6),
+                "stall": round(stage.stall_seconds, 6),
+                "wait": round(stage.wait_seconds, 6),
+            }
+            for stage in statistics.stages
+        ],
+        "energy": _energy_as_json(snapshot.energy),
+        "jobEnergy": _energy_as_json(snapshot.job_energy),
+        "powerWatts": snapshot.power_watts,
         "pipelineRestarts": snapshot.num_pipeline_restarts,
         "output": snapshot.output_place,
         "warnings": list(snapshot.warnings),
         "preflight": list(preflight),
+        "ledgerMark": ledger_mark,
     }
     return msgspec.json.encode(body)

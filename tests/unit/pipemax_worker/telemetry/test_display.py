@@ -4,6 +4,7 @@ import io
 
 import pytest
 from kit.progress import make_snapshot
+from pipemax_worker.contract.energy import EnergyTotals
 from pipemax_worker.contract.statistics import EngineStatistics
 from pipemax_worker.telemetry.display import (
     LiveDisplay,
@@ -106,3 +107,17 @@ def test_a_terminal_gets_a_live_panel_with_tiers() -> None:
     display.close()
     assert "device" in stream.getvalue()
     assert "loading" in stream.getvalue()
+
+
+def test_summary_says_what_gpus_took_and_what_came_of_it() -> None:
+    energy = EnergyTotals(400.0, 60.0)
+    one = make_snapshot(energy=energy, job_energy=energy)
+    assert "  energy    400 J over 0.0167 GPU-hours, 0.5 generated tokens/J\n" in render_summary(
+        one
+    )
+    assert "by all runs" not in render_summary(one)
+    many = make_snapshot(energy=energy, job_energy=EnergyTotals(7.2e6, 7200.0))
+    assert "            2 kWh over 2 GPU-hours by all runs of the job\n" in render_summary(many)
+    unmeasured = make_snapshot(energy=EnergyTotals(0.0, 360.0))
+    assert "  energy    0.1 GPU-hours\n" in render_summary(unmeasured)
+    assert "energy" not in render_summary(make_snapshot())

@@ -2,6 +2,7 @@
 
 from kit.progress import GEOMETRY, make_snapshot
 from pipemax_worker.contract.statistics import EngineStatistics, StepRecord
+from pipemax_worker.telemetry.energy_meter import GpuReading
 from pipemax_worker.telemetry.metrics import Metrics
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -102,3 +103,15 @@ def test_a_link_has_its_series_before_its_first_copy() -> None:
         assert values["pipemax_kv_swap_bytes_total", link] == 0
     assert values["pipemax_nvme_written_bytes_total", ()] == 0
     assert ("pipemax_run_remaining_seconds", ()) not in values, "nothing is known yet"
+
+
+def test_gpus_have_series_for_what_is_measured() -> None:
+    readings = (GpuReading(0, 310.5, 5000.0, 20.0), GpuReading(1, None, None, 20.0))
+    values = samples(Metrics(lambda: make_snapshot(), GEOMETRY, "1", gpus=lambda: readings))
+    assert values["pipemax_gpu_power_watts", (("gpu", "0"),)] == 310.5
+    assert values["pipemax_gpu_energy_joules_total", (("gpu", "0"),)] == 5000.0
+    assert values["pipemax_gpu_seconds_total", (("gpu", "1"),)] == 20.0
+    assert ("pipemax_gpu_power_watts", (("gpu", "1"),)) not in values
+    assert ("pipemax_gpu_energy_joules_total", (("gpu", "1"),)) not in values
+    on_cpu = samples(make_metrics())
+    assert not [name for name, _ in on_cpu if name.startswith("pipemax_gpu")]
