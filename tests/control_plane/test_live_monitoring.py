@@ -8,8 +8,6 @@ progress, ETA and deadline are the run's own. What only GPUs have is left out, b
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,27 +17,21 @@ import pytest
 import yaml
 from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.operator_process import free_port, running_operator
-from kit.control_plane.parent_bound import start_bound
 from kit.control_plane.stand_in_node import StandInNode
 from kit.dashboards import DASHBOARDS, fill_in, panels_of
 from kit.live_prometheus import LivePrometheus, Target, running_prometheus, wait_for
 from kit.tools import ROOT
+from kit.watched_jobs import WatchedJob, Worker, apply, find_pod, running_worker, target_of
 
 RULES = ROOT / "manifests" / "monitoring" / "prometheus-rules.yaml"
-NUM_COPIES_OF_PROMPTS = 20  # so that the run outlasts the test, which ends it
 TIMEOUT_SECONDS = 120.0
 
-JOB = {
-    "apiVersion": "pipemax.dev/v1alpha1",
-    "kind": "InferenceJob",
-    "metadata": {"name": "reviews"},
-    "spec": {
-        "model": {"uri": "hostPath:///models/tiny"},
-        "input": {"uri": "hostPath:///data/prompts.jsonl"},
-        "output": {"uri": "hostPath:///results/reviews"},
-        "deadline": "12h",
-    },
-}
+JOB = WatchedJob(
+    "reviews",
+    num_copies=20,  # so that the run outlasts the test, which ends it
+    engine={"microBatches": 2, "maxNumRequests": 96, "deviceKvCache": "6400Ki"},
+    kv_cache={"host": "6Mi", "nvme": {"emptyDir": {}, "size": "64Mi"}},
+)
 QUERIES = {
     f"{panel.dashboard} / {panel.title} / {number}": fill_in(query)
     for dashboard in DASHBOARDS
@@ -52,7 +44,7 @@ QUERIES = {
 @dataclass(frozen=True)
 class Watched:
     prometheus: LivePrometheus
-    worker_log: Path
+    worker: Worker
 
     def wait_for_all(self, queries: dict[str, str]) -> None:
         """Until each has a value, be it only for a moment: an ETA comes with the first percent."""
@@ -64,92 +56,43 @@ class Watched:
             return not left
 
         def explain() -> str:
-            said = self.worker_log.read_text(encoding="utf-8", errors="replace")[-2000:]
-            return f"no data: {json.dumps(left, indent=1)}\n{said}"
+            return f"no data: {json.dumps(left, indent=1)}\n{self.worker.log[-2000:]}"
 
         wait_for(is_done, TIMEOUT_SECONDS, explain)
 
 
 @pytest.fixture
-def worker(tmp_path: Path) -> Iterator[int]:
-    """The port of a run that goes on and on."""
+def worker(tmp_path: Path) -> Iterator[tuple[Worker, int]]:
+    """A run that goes on and on, and its port."""
     port = free_port()
-    job_file = write_job(tmp_path)
-    command = [sys.executable, "-m", "pipemax_worker.cli.main", "run", str(job_file)]
-    with (tmp_path / "worker.log").open("wb") as log:
-        process = start_bound([*command, "--port", str(port)], log)
-    yield port
-    process.terminate()
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def write_job(folder: Path) -> Path:
-    """The example's prompts many times over, each with an id of its own."""
-    example = ROOT / "manifests" / "examples" / "quickstart" / "prompts.jsonl"
-    lines = [json.loads(line) for line in example.read_text(encoding="utf-8").splitlines()]
-    with (folder / "prompts.jsonl").open("w", encoding="utf-8") as prompts:
-        for number in range(NUM_COPIES_OF_PROMPTS):
-            for line in lines:
-                named = {**line, "custom_id": f"{number}-{line['custom_id']}"}
-                prompts.write(json.dumps(named) + "\n")
-    spec = {
-        "model": {"uri": str(ROOT / "models" / "tiny"), "name": "tiny", "aliases": ["tiny-sorter"]},
-        "input": {"uri": "prompts.jsonl"},
-        "output": {"uri": "out"},
-        "parallelism": {"stagesPerNode": 2},
-        "engine": {
-            **{"device": "cpu", "microBatches": 2, "maxNumRequests": 96},
-            "deviceKvCache": "6400Ki",
-        },
-        "kvCache": {"host": "6Mi", "nvme": {"emptyDir": {}, "size": "64Mi"}},
-        "sampling": {"temperature": 0, "maxTokens": 200},
-    }
-    document = {**JOB, "spec": spec}
-    (folder / "job.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-    return folder / "job.yaml"
+    with running_worker(JOB, port, tmp_path / "worker") as process:
+        yield process, port
 
 
 @pytest.fixture
 def watched(
-    control_plane: ControlPlane, namespace: str, worker: int, tmp_path: Path
+    control_plane: ControlPlane, namespace: str, worker: tuple[Worker, int], tmp_path: Path
 ) -> Iterator[Watched]:
     """All of it at work: the job is applied, its pod runs, Prometheus scrapes."""
     node = StandInNode(control_plane, f"stand-in-{uuid.uuid4().hex[:8]}")
     node.join()
+    process, port = worker
     pages = free_port()
     environment = {
-        "PIPEMAX_WORKER_SETTINGS": json.dumps({"poll_seconds": 0.5, "metrics_port": worker}),
+        "PIPEMAX_WORKER_SETTINGS": json.dumps({"poll_seconds": 0.5, "metrics_port": port}),
         "PIPEMAX_METRICS_PORT": str(pages),
     }
     with running_operator(control_plane, tmp_path, namespace, environment):
-        control_plane.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(JOB))
-        pod = find_pod(control_plane, namespace)
-        node.run_pod(namespace, pod)
-        labels = {"namespace": namespace, "job": "reviews", "node": node.name, "pod": pod}
+        apply(control_plane, namespace, [JOB])
+        pod = find_pod(control_plane, namespace, JOB.name)
+        node.run_pod(namespace, pod["metadata"]["name"])
         targets = [
-            Target("workers", worker, labels),
+            target_of(JOB, port, namespace, pod),
             Target("operator", pages, {"namespace": "pipemax-system"}, keeps_labels=True),
         ]
         with running_prometheus(tmp_path, targets, RULES) as prometheus:
-            yield Watched(prometheus, tmp_path / "worker.log")
+            yield Watched(prometheus, process)
     node.leave()
-
-
-def find_pod(plane: ControlPlane, namespace: str) -> str:
-    """Of the job, once it is on a node."""
-    found: list[str] = []
-
-    def is_there() -> bool:
-        pods = plane.get("pods", "-n", namespace)["items"]
-        found[:] = [pod["metadata"]["name"] for pod in pods if pod["spec"].get("nodeName")]
-        return bool(found)
-
-    wait_for(is_there, TIMEOUT_SECONDS, lambda: "no pod is scheduled")
-    return found[0]
 
 
 def test_every_panel_shows_something_and_no_alert_fires(watched: Watched) -> None:

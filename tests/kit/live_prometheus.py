@@ -25,19 +25,21 @@ START_TIMEOUT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Target:
-    """``port`` on loopback. ``keeps_labels``: the exporter's own go before ``labels``."""
+    """``port`` at ``address``, on loopback. ``keeps_labels``: the exporter's own go before
+    ``labels``."""
 
     name: str
     port: int
     labels: Mapping[str, str] = field(default_factory=dict)
     keeps_labels: bool = False
+    address: str = "127.0.0.1"
 
     def as_configuration(self) -> dict[str, Any]:
         return {
             "job_name": self.name,
             "honor_labels": self.keeps_labels,
             "static_configs": [
-                {"targets": [f"127.0.0.1:{self.port}"], "labels": dict(self.labels)}
+                {"targets": [f"{self.address}:{self.port}"], "labels": dict(self.labels)}
             ],
         }
 
