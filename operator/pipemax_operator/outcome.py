@@ -15,6 +15,7 @@ from pipemax_operator.avoided_nodes import find_avoided
 from pipemax_operator.node_loss import LostPod, find_lost_pods
 from pipemax_operator.node_loss_condition import NODE_LOST, describe, was_replaced
 from pipemax_operator.observed import Observed, ObservedPod
+from pipemax_operator.output_sharing import STORE_NOT_SHARED, find_unshared
 from pipemax_operator.pod_events import TOLD_BY_EVENTS
 from pipemax_operator.pod_failures import find_failing
 
@@ -64,6 +65,8 @@ def derive_outcome(job: InferenceJob, observed: Observed, now: datetime) -> Outc
         return _failed(observed.pods, failed.reason, failed.message)
     if child.suspended:
         return _suspended(job, observed)
+    if (unshared := find_unshared(observed)) is not None:
+        return Outcome("Failed", STORE_NOT_SHARED, unshared, is_stuck=True)
     if child.ready:
         num_nodes = job.spec.parallelism.nodes
         return Outcome("Running", "WorkersRunning", f"{child.ready} of {num_nodes} workers run")

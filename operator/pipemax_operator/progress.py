@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pipemax_operator.conditions import format_time
+from pipemax_operator.energy import EnergyUsed, parse_energy
 
 Document = dict[str, Any]
 
@@ -66,6 +67,7 @@ class WorkerProgress:
 
     closed  the ranges that are done by whichever worker, as far as this one knows.
     open    those that it has in hand.
+    ledger_mark  the same for workers that see the same output; empty where nothing is to be proven.
     """
 
     pod: str
@@ -76,6 +78,8 @@ class WorkerProgress:
     remaining_seconds: float | None = None
     swap_bytes: dict[str, int] = field(default_factory=dict)
     preflight: tuple[Finding, ...] = ()
+    energy: EnergyUsed = field(default_factory=EnergyUsed)
+    ledger_mark: str = ""
 
     @property
     def bytes_per_second(self) -> float | None:
@@ -102,6 +106,8 @@ def parse_progress(pod: str, body: Document) -> WorkerProgress:
         remaining_seconds=body.get("remainingSeconds"),
         swap_bytes=body.get("kvSwapBytes", {}),
         preflight=tuple(map(_parse_finding, body.get("preflight", ()))),
+        energy=parse_energy(body.get("jobEnergy")),
+        ledger_mark=str(body.get("ledgerMark") or ""),
     )
 
 

@@ -9,14 +9,16 @@ import contextlib
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from kit.control_plane import waiting
 from kit.control_plane.control_plane import ControlPlane
-from kit.control_plane.operator_process import running_operator
+from kit.control_plane.operator_process import free_port, running_operator
 from kit.control_plane.stand_in_node import StandInNode
+from kit.control_plane.telling_worker import telling_worker
 from kit.inference_jobs import make_document
 from pipemax_operator import names
 from pipemax_operator.avoided_nodes import CONDITION as GPU_LOST
@@ -35,8 +37,8 @@ LABEL = "pipemax.dev/test-nodes"
 class Scene:
     """Jobs in a namespace, and nodes that no other test's pods get."""
 
-    def __init__(self, plane: ControlPlane, namespace: str) -> None:
-        self.plane, self.namespace = plane, namespace
+    def __init__(self, plane: ControlPlane, namespace: str, port: int) -> None:
+        self.plane, self.namespace, self.port = plane, namespace, port
         self.key = uuid.uuid4().hex[:8]
 
     @contextlib.contextmanager
@@ -99,6 +101,10 @@ class Scene:
         )
 
 
+def is_ending(pod: Document) -> bool:
+    return "deletionTimestamp" in pod["metadata"]
+
+
 # What no node can take: job -> spec, and the scheduler's own words.
 STUCK: dict[str, tuple[Document, str]] = {
     "claim-missing": (
@@ -115,9 +121,10 @@ def scene(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
     """One operator and two nodes, and on them what will be stuck: its deadlines pass meanwhile."""
     namespace = f"test-{uuid.uuid4().hex[:10]}"
     control_plane.kubectl("create", "namespace", namespace)
-    environment = {"PIPEMAX_WORKER_SETTINGS": json.dumps(SETTINGS)}
+    scene = Scene(control_plane, namespace, free_port())
+    settings = SETTINGS | {"metrics_port": scene.port}
+    environment = {"PIPEMAX_WORKER_SETTINGS": json.dumps(settings)}
     folder = tmp_path_factory.mktemp("operator")
-    scene = Scene(control_plane, namespace)
     with (
         running_operator(control_plane, folder, namespace, environment),
         scene.node("a"),
@@ -190,6 +197,30 @@ def test_a_failed_preflight_is_a_condition_and_no_end(scene: Scene) -> None:
         scene.namespace, second["metadata"]["name"]
     )
     assert scene.condition("small-disk", "Progressing", "WorkersRunning")["status"] == "True"
+
+
+def test_nodes_that_do_not_share_the_output_end_the_job(scene: Scene, tmp_path: Path) -> None:
+    """Two nodes, each with its own disk under the same path: a worker alone goes on."""
+    shared = {"output": {"uri": "hostPath:///out", "shared": True}}
+    scene.apply("two-disks", **shared, parallelism={"stagesPerNode": 8, "nodes": 2})
+    first = scene.pending_pod("two-disks")["metadata"]["name"]
+    second = scene.pending_pod("two-disks", first)["metadata"]["name"]
+    with (
+        telling_worker(tmp_path / "disk-a", "127.0.0.2", scene.port),
+        telling_worker(tmp_path / "disk-b", "127.0.0.3", scene.port),
+    ):
+        for number, pod in enumerate((first, second), start=2):
+            node = next(p for p in scene.pods("two-disks") if p["metadata"]["name"] == pod)
+            here = StandInNode(scene.plane, node["spec"]["nodeName"])
+            here.run_pod(scene.namespace, pod, f"127.0.0.{number}")
+            if number == 2:
+                told = scene.condition("two-disks", "Progressing", "WorkersRunning")
+                assert told["status"] == "True"
+        failed = scene.condition("two-disks", "Failed", "StoreNotShared")
+    assert failed["status"] == "True"
+    assert "do not see the same output" in failed["message"]
+    # Their kubelets would end them now; these have none.
+    scene.eventually("two-disks", lambda: all(is_ending(pod) for pod in scene.pods("two-disks")))
 
 
 @pytest.mark.parametrize(("job", "words"), [(job, words) for job, (_, words) in STUCK.items()])

@@ -46,13 +46,14 @@ def told(*workers: WorkerProgress, before: dict[str, Any] | None = None) -> dict
 
 def test_the_workers_own_page_is_understood() -> None:
     """Both ends of ``/progress``, without a field that only one of them knows."""
-    body = msgspec.json.decode(progress_as_json(SNAPSHOT))
+    body = msgspec.json.decode(progress_as_json(SNAPSHOT, ledger_mark="5ee1"))
     found = parse_progress("pod", body)
     assert (found.closed.done, found.open.done) == (30, 10)
     assert (found.closed.prompt_tokens, found.open.generated_tokens) == (500, 60)
     assert (found.open.read, found.open.bytes_read, found.input_bytes) == (16, 108, 1000)
     assert found.remaining_seconds == 90.0
     assert found.swap_bytes["host-nvme"] == 5000
+    assert found.ledger_mark == "5ee1"
 
 
 def test_a_worker_that_loads_knows_nothing() -> None:

@@ -4,6 +4,9 @@ A path that every node has (``/data/out``) looks the same to the job file whethe
 folder or a disk in each node; in the second case every node would compute the whole input. So each
 worker leaves a beacon, and starts once it has seen one that another node left. Beacons stay: who
 comes late, or comes back, finds those of the others at once.
+
+``ledger/mark``: a word that whoever comes first leaves, and all who see the folder read. Workers
+with different marks do not share it, which whoever hears of both can tell at once.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import re
 import socket
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,6 +25,7 @@ from pipemax_worker.dataset.object_store import ObjectNotFoundError, ObjectStore
 from pipemax_worker.errors import StoreNotSharedError
 
 NODES_PREFIX = "ledger/nodes/"
+MARK_KEY = "ledger/mark"
 NODE_NAME_VARIABLE = "PIPEMAX_NODE_NAME"
 DEFAULT_WAIT_SECONDS = 60.0
 
@@ -62,6 +67,12 @@ def is_another_node(one: Beacon, other: Beacon) -> bool:
     if one.name == other.name:
         return False
     return (one.is_named and other.is_named) or one.boot_id != other.boot_id
+
+
+def read_or_leave_mark(store: ObjectStore) -> str:
+    """The same word for everybody who sees this folder, and for nobody else. Raises OutputError."""
+    store.put_if_absent(MARK_KEY, f"{uuid.uuid4().hex}\n".encode())
+    return store.get(MARK_KEY).decode("utf-8", "replace").strip()
 
 
 def prove_sharing(
