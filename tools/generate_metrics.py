@@ -28,10 +28,22 @@ from pipemax_operator.metrics import OperatorMetrics  # noqa: E402
 from pipemax_worker.contract.geometry import Tier  # noqa: E402
 from pipemax_worker.contract.statistics import LinkRate, StepRecord, TierOccupancy  # noqa: E402
 from pipemax_worker.performance.link import LINKS  # noqa: E402
+from pipemax_worker.telemetry.energy_meter import GpuReading  # noqa: E402
 from pipemax_worker.telemetry.metrics import Metrics  # noqa: E402
 
 PAGE = ROOT / "docs" / "metrics.md"
-UNITS = ("bytes_per_second", "seconds", "bytes", "tokens", "ratio", "requests", "blocks", "info")
+UNITS = (
+    "bytes_per_second",
+    "seconds",
+    "bytes",
+    "tokens",
+    "watts",
+    "joules",
+    "ratio",
+    "requests",
+    "blocks",
+    "info",
+)
 BOUNDED_LABELS = frozenset(
     ("kind", "phase", "result", "source", "state", "target", "tier"),
 )
@@ -59,7 +71,10 @@ def worker_registry() -> CollectorRegistry:
         "kv_lookups": lookups,
     }
     figures = type(STATISTICS)(**{**_fields(STATISTICS), **full})
-    metrics = Metrics(lambda: make_snapshot(statistics=figures), GEOMETRY, "1.0", [0.5, 0.5])
+    gpus = (GpuReading(0, 300.0, 5000.0, 20.0),)
+    metrics = Metrics(
+        lambda: make_snapshot(statistics=figures), GEOMETRY, "1.0", [0.5, 0.5], lambda: gpus
+    )
     for num_prefill_tokens in (0, 4, 8):
         metrics.observe_step(StepRecord(0, 8, num_prefill_tokens, 0.01))
     return metrics.registry
@@ -85,6 +100,7 @@ def operator_metrics(num_jobs: int = 1) -> OperatorMetrics:
             },
             "status": {"phase": "Running", "startTime": when, "attempt": 1},
         }
+        metrics.show_energy("batch", name, {"joules": 360_000, "gpuHours": 1.5})
         metrics.show_times(document, 3600, datetime(2026, 11, 22, 13, tzinfo=UTC))
     with metrics.reconciling():
         metrics.note_event("pods")

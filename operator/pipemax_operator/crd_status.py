@@ -68,6 +68,15 @@ _SWAP = _object(
     nvmeToHostBytes=_integer("Promoted and restored."),
 )
 
+_ENERGY = _object(
+    "What all runs of the job have taken of GPUs, restarts and retries included.",
+    joules=_integer("Energy by the GPUs' own measurement; missing where nothing measures."),
+    gpuHours={
+        "type": "number",
+        "description": "Time for which GPUs were held, busy or not, in hours.",
+    },
+)
+
 _SHARDS = _object(
     "The worker pods, summed up.",
     active=_integer("Pods that run or are about to."),
@@ -117,6 +126,7 @@ STATUS_SCHEMA: Schema = _object(
     },
     progress=_PROGRESS,
     swap=_SWAP,
+    energy=_ENERGY,
     shards=_SHARDS,
     avoidedNodes=_AVOIDED_NODES,
 )

@@ -38,6 +38,8 @@ _JOB_SERIES: dict[str, tuple[str, Sequence[str]]] = {
         "When a running job will be done at its present rate.",
         [],
     ),
+    "job_energy_joules": ("Energy that all runs of a job have taken of GPUs.", []),
+    "job_gpu_seconds": ("Time for which a job has held GPUs, busy or not, in all its runs.", []),
     **{f"job_{name}": (text, []) for name, text in _TIMES.items()},
 }
 
@@ -161,6 +163,14 @@ class OperatorMetrics:
         eta = progress.get("estimatedCompletionTime")
         is_known = isinstance(eta, str) and phase == "Running"
         self._series.set("job_eta_timestamp_seconds", key, _seconds(str(eta)) if is_known else None)
+
+    def show_energy(self, namespace: str, job: str, energy: Document) -> None:
+        """``status.energy`` of a job; empty on CPUs."""
+        hours = energy.get("gpuHours")
+        self._series.set("job_energy_joules", (namespace, job), energy.get("joules"))
+        self._series.set(
+            "job_gpu_seconds", (namespace, job), None if hours is None else 3600 * hours
+        )
 
     def show_times(self, document: Document, deadline_seconds: int | None, now: datetime) -> None:
         """A job's times, of the API server's document with its present status. ``attempts`` is

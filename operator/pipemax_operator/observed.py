@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from pipemax_operator.energy import EnergyUsed
 from pipemax_operator.progress import WorkerProgress as WorkerProgress
 
 
@@ -66,6 +67,7 @@ class Termination:
     message: str = ""
     finished_at: datetime | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    energy: EnergyUsed = field(default_factory=EnergyUsed)
 
 
 @dataclass(frozen=True)

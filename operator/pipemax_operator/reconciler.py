@@ -89,6 +89,7 @@ class Reconciler:
             raise
         status = made.status or document.get("status") or {}
         self._metrics.show(namespace, name, status.get("phase", ""), status.get("progress", {}))
+        self._metrics.show_energy(namespace, name, status.get("energy") or {})
         self._metrics.show_times({**document, "status": status}, job.spec.deadline, self._now())
         if made.status is not None and made.requeue_seconds is None:
             return 0.0  # our own write is no event to us, and an end has a time to live

@@ -9,6 +9,7 @@ from typing import Any
 from pipemax_operator import conditions
 from pipemax_operator.avoided_nodes import avoided_as_status, find_avoided
 from pipemax_operator.conditions import Condition, format_time
+from pipemax_operator.energy import energy_as_status
 from pipemax_operator.observed import Observed, ObservedPod, WorkerProgress
 from pipemax_operator.outcome import Outcome
 from pipemax_operator.progress import final_progress, running_progress, without_rate
@@ -49,6 +50,8 @@ def build_status(
     progress = _progress(observed, outcome, now)
     if progress is not None:
         status["progress"] = progress
+    if energy := _energy(observed, outcome, has_moved=progress != before.get("progress")):
+        status["energy"] = energy
     if avoided := find_avoided(observed):
         status["avoidedNodes"] = avoided_as_status(avoided)
     if swap := _swap(observed.progress) or before.get("swap"):
@@ -121,6 +124,16 @@ def _progress(observed: Observed, outcome: Outcome, now: datetime) -> dict[str, 
     if outcome.phase != "Running":
         return without_rate(before)
     return running_progress(observed.progress, before, now)
+
+
+def _energy(observed: Observed, outcome: Outcome, has_moved: bool) -> dict[str, Any] | None:
+    """Time alone is no reason to write a status: it goes along with a progress that has moved."""
+    before: dict[str, Any] | None = observed.status.get("energy")
+    if not (has_moved or outcome.is_final):
+        return before
+    ended = (pod.termination.energy for pod in observed.pods if pod.termination)
+    running = (worker.energy for worker in observed.progress)
+    return energy_as_status((*ended, *running), before)
 
 
 def _swap(workers: Sequence[WorkerProgress]) -> dict[str, int]:

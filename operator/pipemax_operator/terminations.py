@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from pipemax_operator.conditions import parse_time
+from pipemax_operator.energy import parse_energy
 from pipemax_operator.exit_codes import NODE_RESTARTED
 from pipemax_operator.observed import Termination
 
@@ -56,6 +57,7 @@ def _parse(ended: dict[str, Any]) -> Termination:
         message=message,
         finished_at=parse_time(finished) if finished else None,
         counts=said.get("counts") or {},
+        energy=parse_energy(said.get("energy")),
     )
 
 
