@@ -32,8 +32,9 @@ class Panel:
 
     @property
     def needs_gpu(self) -> bool:
-        """Whether it asks for what only an exporter of GPUs has."""
-        return any("DCGM_" in query for query in self.queries)
+        """Whether it asks for what only workers with GPUs tell."""
+        needed = ("pipemax_gpu_", "pipemax_job_gpu_", "pipemax_job_energy_")
+        return any(name in query for query in self.queries for name in needed)
 
 
 def panels_of(dashboard: dict[str, Any]) -> list[Panel]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.panels import WORKER, Dashboard, Query, panel
-from dashboards.queries import GENERATED, WINDOW, quantile, rate, share_of
+from dashboards.queries import GENERATED, TOKENS_PER_JOULE, WINDOW, quantile, rate, share_of
 
 DASHBOARD = Dashboard(
     "engine",
@@ -75,6 +75,18 @@ DASHBOARD = Dashboard(
             Query(f"max by (stage) (pipemax_model_load_seconds{{{WORKER}}})", "stage {{stage}}"),
             unit="s",
             width=6,
+        ),
+        panel(
+            *("Power by GPU", "By NVML; an average over a second on most GPUs."),
+            Query(
+                f"sum by (pod, gpu) (pipemax_gpu_power_watts{{{WORKER}}})", "{{pod}} GPU {{gpu}}"
+            ),
+            unit="watt",
+        ),
+        panel(
+            *("Joules per generated token", "Of all workers; prefill and idle time included."),
+            f"1 / ({TOKENS_PER_JOULE} > 0)",
+            unit="joule",
         ),
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.panels import JOB, WORKER, Dashboard, Query, panel
-from dashboards.queries import GENERATED, NAMESPACE, WINDOW, rate
+from dashboards.queries import GENERATED, NAMESPACE, TOKENS_PER_JOULE, WINDOW, rate
 
 DASHBOARD = Dashboard(
     "fleet",
@@ -75,9 +75,19 @@ DASHBOARD = Dashboard(
             stacked=True,
         ),
         panel(
-            "Generated tokens per joule",
-            "Needs the DCGM exporter: tokens of all jobs over the power of all its GPUs.",
-            f"sum(rate({GENERATED}{WINDOW})) / sum(DCGM_FI_DEV_POWER_USAGE)",
+            *("Generated tokens per joule", "By the workers' own measurement of their GPUs."),
+            TOKENS_PER_JOULE,
+        ),
+        panel(
+            *("Power by node", "Of the GPUs that jobs hold."),
+            Query(f"sum by (node) (pipemax_gpu_power_watts{{{WORKER}}})", "{{node}}"),
+            unit="watt",
+            stacked=True,
+        ),
+        panel(
+            *("GPU-hours by job", "Held, busy or not, by all runs of the jobs that are there."),
+            Query(f"pipemax_job_gpu_seconds{{{JOB}}} / 3600", "{{namespace}}/{{job}}"),
+            unit="h",
         ),
         panel(
             *("Operator: reconciliations a second", "And those that failed."),

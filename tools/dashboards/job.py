@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.panels import JOB, WORKER, Dashboard, Query, panel
-from dashboards.queries import DEADLINE, ETA, GENERATED, WINDOW, rate, share_of
+from dashboards.queries import DEADLINE, ETA, GENERATED, TOKENS_PER_JOULE, WINDOW, rate, share_of
 
 DASHBOARD = Dashboard(
     "job",
@@ -49,6 +49,28 @@ DASHBOARD = Dashboard(
             Query(f"max by (namespace, job) (pipemax_job_attempts{{{JOB}}})", "{{job}}"),
             kind="stat",
             width=3,
+        ),
+        panel(
+            *("Energy", "That all runs of the job have taken of GPUs."),
+            Query(
+                f"max by (namespace, job) (pipemax_job_energy_joules{{{JOB}}}) / 3.6e6", "{{job}}"
+            ),
+            kind="stat",
+            unit="kwatth",
+            width=8,
+        ),
+        panel(
+            *("GPU-hours", "For which all runs of the job have held GPUs, busy or not."),
+            Query(f"max by (namespace, job) (pipemax_job_gpu_seconds{{{JOB}}}) / 3600", "{{job}}"),
+            kind="stat",
+            unit="h",
+            width=8,
+        ),
+        panel(
+            *("Generated tokens per joule", "Lately, by all workers of the job."),
+            TOKENS_PER_JOULE,
+            kind="stat",
+            width=8,
         ),
         panel(
             *("Time left", "At the present rate, and until the deadline."),

@@ -27,6 +27,10 @@ def quantile(share: float, metric: str, by: str = "") -> str:
 
 
 GENERATED = f'pipemax_tokens_total{{{WORKER}, kind="generated"}}'
+TOKENS_PER_JOULE = (
+    f"sum(rate({GENERATED}{WINDOW})) / (sum(rate(pipemax_gpu_energy_joules_total{{{WORKER}}}"
+    f"{WINDOW})) > 0)"
+)
 ETA = (
     f"(max by (namespace, job) (pipemax_job_eta_timestamp_seconds{{{JOB}}})"
     f" or max by (namespace, job) (time() + pipemax_run_remaining_seconds{{{WORKER}}}))"
