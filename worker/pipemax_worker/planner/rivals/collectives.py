@@ -13,19 +13,28 @@ import msgspec
 
 from pipemax_worker.performance.node_profile import NodeProfile
 
-# NCCL's own model of a ring with the simple protocol over PCIe (its src/graph/tuning.cc): so much
-# for the operation, and for each of its 2 (N-1) steps.
-_BASE_LATENCY_SECONDS = 8.4e-6
-_STEP_LATENCY_SECONDS = 4.0e-6
-_STEP_LATENCY_OF_PEERS_SECONDS = 1.5e-6
+
+class Protocol(msgspec.Struct, frozen=True):
+    """How a ring hands its pieces on: seconds for the operation and for each step, and the share of
+    the bus that carries data."""
+
+    base_seconds: float
+    step_seconds: float
+    bandwidth_share: float
+
+
+# Latencies of NCCL's own model of rings (2.18-2.27, its tuning.cc): "simple" over PCIe and over
+# NVLink; "LL", which sends a flag with every four bytes, and so half as much data.
+_SIMPLE, _LOW_LATENCY = Protocol(8.4e-6, 5.7e-6, 1.0), Protocol(6.6e-6, 1.0e-6, 0.5)
+_SIMPLE_PEERS, _LOW_LATENCY_PEERS = Protocol(8.4e-6, 3.4e-6, 1.0), Protocol(6.6e-6, 0.6e-6, 0.5)
 
 
 class Collectives(msgspec.Struct, frozen=True):
-    """Among ``num_cards`` cards: the bus of each, and what one step of the ring takes at least."""
+    """Among ``num_cards`` cards: the bus of each, and protocols of which the faster is taken."""
 
     num_cards: int
     bytes_per_second: float
-    step_latency_seconds: float
+    protocols: tuple[Protocol, ...] = (_SIMPLE, _LOW_LATENCY)
 
     def all_reduce_seconds(self, num_bytes: float) -> float:
         """Every card adds up ``num_bytes`` of all of them."""
@@ -38,15 +47,18 @@ class Collectives(msgspec.Struct, frozen=True):
     def _ring_seconds(self, num_steps: int, num_bytes: float) -> float:
         if num_steps == 0:
             return 0.0
-        step_seconds = num_bytes / self.num_cards / self.bytes_per_second
-        return _BASE_LATENCY_SECONDS + num_steps * (self.step_latency_seconds + step_seconds)
+        piece_seconds = num_bytes / self.num_cards / self.bytes_per_second
+        return min(
+            one.base_seconds + num_steps * (one.step_seconds + piece_seconds / one.bandwidth_share)
+            for one in self.protocols
+        )
 
 
 def derive_collectives(node: NodeProfile) -> Collectives:
     """Of all cards of ``node``."""
     link, num_cards = node.link, node.num_gpus
     if link.has_peer_access:
-        return Collectives(num_cards, link.hop_bytes_per_second, _STEP_LATENCY_OF_PEERS_SECONDS)
+        protocols = (_SIMPLE_PEERS, _LOW_LATENCY_PEERS)
+        return Collectives(num_cards, link.hop_bytes_per_second, protocols)
     through_host = node.host.copy_bytes_per_second / num_cards / 2
-    bandwidth = min(link.hop_bytes_per_second, through_host)
-    return Collectives(num_cards, bandwidth, _STEP_LATENCY_SECONDS)
+    return Collectives(num_cards, min(link.hop_bytes_per_second, through_host))
