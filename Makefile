@@ -80,6 +80,10 @@ dataset-scale: $(VENV)/.dev ## 10 million lines through reader, ledger and write
 bench: $(VENV)/.dev smollm2 ## Tokens/s against transformers on this CPU
 	@$(BIN)/pipemax bench --model models/SmolLM2-135M-Instruct --stages 1,2 --against transformers
 
+.PHONY: study
+study: $(VENV)/.dev ## Simulate the study: every policy and rival on four kinds of cards (hours; it can be stopped)
+	@OMP_NUM_THREADS=1 nice $(BIN)/python tools/study.py
+
 .PHONY: control-plane
 control-plane: $(VENV)/.dev ## Build etcd, Kubernetes and Kueue for the tests, once (ten minutes on two cores)
 	@command -v go >/dev/null || test -x $(BIN)/go || \
