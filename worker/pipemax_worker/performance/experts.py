@@ -8,7 +8,14 @@ experts, and those have more rows.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import msgspec
+
+from pipemax_worker.contract.model_config import ModelConfig
+
+_ROUND_OFF = 1e-9
 
 
 class ExpertLayers(msgspec.Struct, frozen=True):
@@ -40,4 +47,17 @@ class ExpertLayers(msgspec.Struct, frozen=True):
         if num_tokens == 0:
             return 0
         rows = num_tokens * self.active_share / self.touched_share(num_tokens)
-        return int(-(-rows // 1))
+        return min(num_tokens, math.ceil(rows - _ROUND_OFF))
+
+
+def derive_experts(config: ModelConfig, layers: Iterable[int]) -> ExpertLayers | None:
+    """Of these layers of the model; None if none of them has experts."""
+    num_sparse = sum(map(config.has_experts, layers))
+    if config.experts is None or not num_sparse:
+        return None
+    num_each = config.experts.num_experts * config.experts.expert_parameters(config.hidden_size)
+    return ExpertLayers(
+        num_parameters=num_sparse * num_each,
+        num_experts=config.experts.num_experts,
+        experts_per_token=config.experts.num_experts_per_tok,
+    )
