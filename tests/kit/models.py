@@ -38,6 +38,8 @@ YARN_ROPE = {
     "original_max_position_embeddings": 64,
 }
 
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
+
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama-tied": ("llama", {"tie_word_embeddings": True}),
@@ -55,6 +57,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3": ("qwen3", {"head_dim": 16}),
     "qwen3-bias": ("qwen3", {"head_dim": 24, "attention_bias": True}),
+    "mixtral": ("mixtral", {"num_local_experts": 5, "sliding_window": 9}),
+    "qwen3-moe": (
+        "qwen3_moe",
+        {**EXPERTS, "head_dim": 16, "norm_topk_prob": True, "decoder_sparse_step": 2},
+    ),
+    "qwen3-moe-raw": ("qwen3_moe", {**EXPERTS, "mlp_only_layers": [1], "attention_bias": True}),
 }
 """Name -> (model type, what differs from ``SMALL``)."""
 

@@ -24,6 +24,10 @@ INDEX_FILE = "model.safetensors.index.json"
 class WeightSource(Protocol):
     """Where a stage's weights come from: each tensor on the stage's device, in its dtype."""
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor; asked where models are spelled in several ways."""
+        ...
+
     def read(self, name: str, *shape: int) -> torch.Tensor:
         """One tensor, in memory of its own."""
         ...
@@ -47,6 +51,10 @@ class Checkpoint:
         self._dtype = dtype
         self._shards: dict[str, Any] = {}
         self._file_of_tensor = self._read_index()
+
+    def has(self, name: str) -> bool:
+        """Whether the index, or the single file, names it."""
+        return name in self._file_of_tensor
 
     def read(self, name: str, *shape: int) -> torch.Tensor:
         """One tensor, in memory of its own."""

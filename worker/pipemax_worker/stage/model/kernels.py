@@ -11,6 +11,8 @@ from typing import Protocol
 
 import torch
 
+from pipemax_worker.stage.model.experts import Experts
+
 
 @dataclass(frozen=True)
 class AttentionShape:
@@ -65,4 +67,11 @@ class Kernels(Protocol):
 
     def silu_and_multiply(self, gate_up: torch.Tensor) -> torch.Tensor:
         """[num_tokens, 2 width] -> silu(first half) times second half, [num_tokens, width]."""
+        ...
+
+    def mix_experts(
+        self, x: torch.Tensor, experts: Experts, residual: torch.Tensor
+    ) -> torch.Tensor:
+        """``x`` and ``residual`` [num_tokens, hidden] -> the residual plus what each token's
+        experts make of it, by their weights. The residual may be written to."""
         ...

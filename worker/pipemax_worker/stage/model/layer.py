@@ -1,6 +1,6 @@
-"""One decoder layer: attention and a gated MLP, each behind an RMSNorm and a residual.
+"""One decoder layer: attention and an MLP or experts, each behind an RMSNorm and a residual.
 
-The four model families differ in biases, QK norm and sliding window alone, and all of these are
+The model families differ in biases, QK norm, sliding window and experts alone, and all of these are
 read from :class:`ModelConfig`; so there is one layer for all.
 """
 
@@ -11,7 +11,8 @@ import torch
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.stage.model.checkpoint import WeightSource
 from pipemax_worker.stage.model.kernels import AttentionShape, Kernels, QKNorm
-from pipemax_worker.stage.model.linear import Linear
+from pipemax_worker.stage.model.linear import Linear, read_linear
+from pipemax_worker.stage.model.mlp import read_feed_forward
 
 WITH_RESIDUAL = frozenset({"output", "down"})
 """Matrices whose product is added to a residual."""
@@ -34,38 +35,26 @@ class DecoderLayer:
         self._mlp_norm = weights.read(prefix + "post_attention_layernorm.weight", hidden)
         self._qk_norm = _read_qk_norm(config, weights, prefix + "self_attn.")
         self._qkv = _read_qkv(config, weights, prefix + "self_attn.")
-        self._output = _read_linear(
+        self._output = read_linear(
             weights,
             {prefix + "self_attn.o_proj": hidden},
             config.num_attention_heads * config.head_dim,
             config.has_output_bias,
         )
-        gate_and_up = (prefix + "mlp.gate_proj", prefix + "mlp.up_proj")
-        width = config.intermediate_size
-        self._gate_up = _read_linear(
-            weights, dict.fromkeys(gate_and_up, width), hidden, config.has_mlp_bias
-        )
-        self._down = _read_linear(
-            weights, {prefix + "mlp.down_proj": hidden}, width, config.has_mlp_bias
-        )
+        self._mlp = read_feed_forward(config, weights, index)
 
     @property
     def matrices(self) -> dict[str, Linear]:
-        """By what they are for."""
-        return {
-            "qkv": self._qkv,
-            "output": self._output,
-            "gate_up": self._gate_up,
-            "down": self._down,
-        }
+        """Those that every row goes through, by what they are for."""
+        return {"qkv": self._qkv, "output": self._output, **self._mlp.matrices}
 
     @property
     def weight_bytes(self) -> int:
-        matrices = self.matrices.values()
+        parts = (self._qkv, self._output, self._mlp)
         norms = [self._attention_norm, self._mlp_norm]
         if self._qk_norm is not None:
             norms += [self._qk_norm.query, self._qk_norm.key]
-        return sum(matrix.weight_bytes for matrix in matrices) + sum(norm.nbytes for norm in norms)
+        return sum(part.weight_bytes for part in parts) + sum(norm.nbytes for norm in norms)
 
     def __call__(self, hidden: torch.Tensor, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
         """``hidden`` [num_tokens, hidden] -> the same shape. Appends the new tokens' keys and
@@ -76,19 +65,7 @@ class DecoderLayer:
         attended = kernels.attention(qkv, kv, self._shape)
         hidden = self._output(attended, residual=hidden)
         normed = kernels.rms_norm(hidden, self._mlp_norm, self._eps)
-        activated = kernels.silu_and_multiply(self._gate_up(normed))
-        return self._down(activated, residual=hidden)
-
-
-def _read_linear(
-    weights: WeightSource, rows: dict[str, int], columns: int, has_bias: bool
-) -> Linear:
-    """One matrix made of the named projections, one below the other."""
-    weight = weights.read_stacked({name + ".weight": n for name, n in rows.items()}, columns)
-    bias = None
-    if has_bias:
-        bias = weights.read_stacked({name + ".bias": n for name, n in rows.items()})
-    return Linear(weight, bias)
+        return self._mlp(normed, hidden, kernels)
 
 
 def _read_qkv(config: ModelConfig, weights: WeightSource, prefix: str) -> Linear:
@@ -99,7 +76,7 @@ def _read_qkv(config: ModelConfig, weights: WeightSource, prefix: str) -> Linear
         prefix + "k_proj": num_kv_rows,
         prefix + "v_proj": num_kv_rows,
     }
-    return _read_linear(weights, rows, config.hidden_size, config.has_qkv_bias)
+    return read_linear(weights, rows, config.hidden_size, config.has_qkv_bias)
 
 
 def _read_qk_norm(config: ModelConfig, weights: WeightSource, prefix: str) -> QKNorm | None:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from pipemax_worker.stage.model.checkpoint import WeightSource
+
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 PACKING_ROWS = 64
@@ -32,6 +34,11 @@ class Linear:
         self.dtype = weight.dtype
         self._weight = _pack(weight) if self._is_packed else weight  # [out, in]
         self._library_for: Callable[[int], str] | None = None
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the weight lies there in a form of the CPU library's own."""
+        return self._is_packed
 
     def shares(self, weight: torch.Tensor) -> bool:
         """Whether this matrix lies in the memory of ``weight``."""
@@ -71,6 +78,17 @@ class Linear:
             y = operators._linear_pointwise.binary(x, residual, self._weight, self._bias, "add")
         assert isinstance(y, torch.Tensor)
         return y
+
+
+def read_linear(
+    weights: WeightSource, rows: dict[str, int], columns: int, has_bias: bool
+) -> Linear:
+    """One matrix made of the named projections, one below the other."""
+    weight = weights.read_stacked({name + ".weight": n for name, n in rows.items()}, columns)
+    bias = None
+    if has_bias:
+        bias = weights.read_stacked({name + ".bias": n for name, n in rows.items()})
+    return Linear(weight, bias)
 
 
 def _can_pack(weight: torch.Tensor) -> bool:

@@ -23,6 +23,10 @@ class RandomWeights:
         self._device = device
         self._dtype = dtype
 
+    def has(self, name: str) -> bool:
+        """Never: of several spellings, each expert's own tensors are made."""
+        return False
+
     def read(self, name: str, *shape: int) -> torch.Tensor:
         """One tensor, in memory of its own."""
         return self._fill(torch.empty(shape, dtype=self._dtype, device=self._device), name)

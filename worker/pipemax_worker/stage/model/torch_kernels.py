@@ -7,7 +7,9 @@ import torch.nn.functional as F
 
 from pipemax_worker.stage.batch import Batch
 from pipemax_worker.stage.model.attention import append, attend, plan_groups
+from pipemax_worker.stage.model.experts import Experts
 from pipemax_worker.stage.model.kernels import AttentionShape, QKNorm
+from pipemax_worker.stage.model.torch_experts import mix_experts
 
 
 class TorchKernels:
@@ -50,6 +52,11 @@ class TorchKernels:
     def silu_and_multiply(self, gate_up: torch.Tensor) -> torch.Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up
+
+    def mix_experts(
+        self, x: torch.Tensor, experts: Experts, residual: torch.Tensor
+    ) -> torch.Tensor:
+        return mix_experts(x, experts, residual, self.silu_and_multiply)
 
     def _rotate(self, x: torch.Tensor) -> torch.Tensor:  # [num_tokens, heads, head_dim]
         low, high = x.chunk(2, dim=-1)

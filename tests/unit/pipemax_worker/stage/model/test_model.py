@@ -54,7 +54,7 @@ def test_greedy_tokens_equal_generate(name: str, model_folder: FolderOf) -> None
 
 
 @pytest.mark.parametrize("layers_of_stage", [(2, 2), (1, 1, 1, 1), (3, 1)])
-@pytest.mark.parametrize("name", ["llama", "llama-tied", "qwen2-sliding"])
+@pytest.mark.parametrize("name", ["llama", "llama-tied", "qwen2-sliding", "qwen3-moe"])
 def test_stages_change_nothing(
     name: str, layers_of_stage: tuple[int, ...], model_folder: FolderOf
 ) -> None:
@@ -67,7 +67,7 @@ def test_stages_change_nothing(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("device", DEVICES, ids=str)
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3-bias"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3-bias", "mixtral", "qwen3-moe"])
 def test_every_device_gives_the_same_logits(
     name: str, device: torch.device, dtype: torch.dtype, model_folder: FolderOf
 ) -> None:
@@ -84,11 +84,12 @@ def test_every_device_gives_the_same_logits(
     assert error < (1e-4 if dtype == torch.float32 else 0.1)
 
 
-def test_a_request_does_not_depend_on_its_neighbours(model_folder: FolderOf) -> None:
+@pytest.mark.parametrize("name", ["llama", "mixtral", "qwen3-moe"])
+def test_a_request_does_not_depend_on_its_neighbours(name: str, model_folder: FolderOf) -> None:
     tokens = random_tokens(19).tolist()
-    alone = PagedModel(model_folder("llama"), (4,)).forward({0: tokens})
+    alone = PagedModel(model_folder(name), (4,)).forward({0: tokens})
     crowd = {index: random_tokens(index + 1, seed=index).tolist() for index in range(1, 9)}
-    together = PagedModel(model_folder("llama"), (4,)).forward({**crowd, 0: tokens})
+    together = PagedModel(model_folder(name), (4,)).forward({**crowd, 0: tokens})
     torch.testing.assert_close(together[-1:], alone, atol=1e-5, rtol=0)
 
 
@@ -130,10 +131,11 @@ def test_only_sampled_rows_get_logits(model_folder: FolderOf) -> None:
     assert both.shape == (2, VOCAB_SIZE)
 
 
-def test_weight_bytes_count_each_stage_once(model_folder: FolderOf) -> None:
+@pytest.mark.parametrize("name", ["llama-bias", "mixtral", "qwen3-moe-raw"])
+def test_weight_bytes_count_each_stage_once(name: str, model_folder: FolderOf) -> None:
     """Untied: the stages' sum is the model's parameters."""
-    stages = PagedModel(model_folder("llama-bias"), (1, 3)).stages
-    num_parameters = sum(parameter.numel() for parameter in build_oracle("llama-bias").parameters())
+    stages = PagedModel(model_folder(name), (1, 3)).stages
+    num_parameters = sum(parameter.numel() for parameter in build_oracle(name).parameters())
     assert sum(stage.weight_bytes for stage in stages) == 4 * num_parameters
 
 

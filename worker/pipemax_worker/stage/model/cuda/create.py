@@ -42,6 +42,8 @@ def create_cuda_steps(
     if library is None:
         return None
     for candidate in (with_triton(library), library):
+        if config.experts is not None and candidate.mix_experts is None:
+            continue
         steps = CudaSteps(
             config,
             candidate,
@@ -65,7 +67,8 @@ def choose_libraries(
     steps: CudaSteps, matrices: Sequence[Mapping[str, Linear]], device: torch.device
 ) -> None:
     """Measure the layers' products, by kind, and let steps and products go by it."""
-    products = {kind: [layer[kind] for layer in matrices] for kind in matrices[0]}
+    kinds = dict.fromkeys(kind for layer in matrices for kind in layer)
+    products = {kind: [layer[kind] for layer in matrices if kind in layer] for kind in kinds}
     table = ensure_table(products, WITH_RESIDUAL, device)
     if table is None:
         return

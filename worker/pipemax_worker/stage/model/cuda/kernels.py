@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import torch
 
+from pipemax_worker.errors import InvariantError
 from pipemax_worker.stage.model.cuda.library import FlashInfer
 from pipemax_worker.stage.model.cuda.step_inputs import StepLayout
 from pipemax_worker.stage.model.cuda.step_plan import PartShape
 from pipemax_worker.stage.model.cuda.workspace import Workspace
+from pipemax_worker.stage.model.experts import Experts
 from pipemax_worker.stage.model.kernels import AttentionShape, QKNorm
 
 NOT_CAUSAL, CAUSAL = 0, 1
@@ -111,6 +113,15 @@ class FlashInferKernels:
         out = gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
         self._library.silu_and_multiply(out, gate_up, True)
         return out
+
+    def mix_experts(
+        self, x: torch.Tensor, experts: Experts, residual: torch.Tensor
+    ) -> torch.Tensor:
+        if self._library.mix_experts is None:
+            raise InvariantError("these kernels do not compute experts, and were chosen for them")
+        mixed = self._library.mix_experts(x, experts, residual)
+        assert isinstance(mixed, torch.Tensor)
+        return mixed
 
     def _words(self, name: str) -> torch.Tensor:
         return self._workspace.words[self._layout[name].slice]

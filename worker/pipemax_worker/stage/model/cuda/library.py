@@ -32,6 +32,7 @@ class FlashInfer:
     rms_norm, rotate, append, silu_and_multiply   as named in the library.
     rotate_and_append   ``fused_append``'s, in place of norm, rotation and append; None: without.
     copy_words          ``word_copy``'s; None: the copy engine.
+    mix_experts         ``fused_experts``'s; None: models with experts cannot run with these.
     """
 
     paged_attention: Function
@@ -41,6 +42,7 @@ class FlashInfer:
     silu_and_multiply: Function
     rotate_and_append: Function | None = None
     copy_words: Function | None = None
+    mix_experts: Function | None = None
 
 
 def load_flashinfer(dtype: torch.dtype, kv_dtype: torch.dtype, head_dim: int) -> FlashInfer | None:
@@ -67,6 +69,7 @@ def with_triton(library: FlashInfer) -> FlashInfer:
     try:
         from pipemax_worker.stage.model.cuda.fused_activation import silu_and_multiply
         from pipemax_worker.stage.model.cuda.fused_append import rotate_and_append
+        from pipemax_worker.stage.model.cuda.fused_experts import mix_experts
         from pipemax_worker.stage.model.cuda.word_copy import copy_words
     except ImportError as error:
         LOGGER.warning("no Triton kernels, FlashInfer's are used (slower): %s", error)
@@ -76,6 +79,7 @@ def with_triton(library: FlashInfer) -> FlashInfer:
         rotate_and_append=rotate_and_append,
         silu_and_multiply=silu_and_multiply,
         copy_words=copy_words,
+        mix_experts=mix_experts,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
 import numpy as np
 import torch
 
@@ -12,7 +13,9 @@ from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.contract.transfers import pack_int32
 from pipemax_worker.stage.batch import Batch, build_batch
 from pipemax_worker.stage.model.cuda.steps import CudaSteps
+from pipemax_worker.stage.model.experts import Experts
 from pipemax_worker.stage.model.kernels import AttentionShape, Kernels, QKNorm
+from pipemax_worker.stage.model.random_weights import RandomWeights
 from pipemax_worker.stage.model.rope import RotaryEmbedding
 from pipemax_worker.stage.model.torch_kernels import TorchKernels
 
@@ -24,6 +27,7 @@ MAX_ERROR = 0.02
 MAX_FP8_ERROR = 0.06
 """With FP8 KV, where a key that is rounded the other way differs by an eighth: up to 0.033."""
 
+TRIAL_EXPERT_WIDTH = 64
 BLOCK_TOKENS = 16
 REQUESTS = ((699, 1), (0, 1), (256, 1), (0, 70), (250, 12), (31, 1))
 """Computed and new tokens: contexts of one chunk and of several, and a last row that decodes."""
@@ -77,8 +81,37 @@ def _largest_error(
     gate_up = torch.randn(
         batch.num_tokens, 2 * config.intermediate_size, generator=generator, device=device
     ).to(dtype)
-    activated = TorchKernels(batch, cos, sin).silu_and_multiply(gate_up)
-    return max(_error(found, expected), _error(kernels.silu_and_multiply(gate_up), activated))
+    reference = TorchKernels(batch, cos, sin)
+    activated = reference.silu_and_multiply(gate_up)
+    return max(
+        _error(found, expected),
+        _error(kernels.silu_and_multiply(gate_up), activated),
+        _error_of_experts(kernels, reference, batch.num_tokens, config, device, dtype),
+    )
+
+
+def _error_of_experts(
+    kernels: Kernels,
+    reference: Kernels,
+    num_tokens: int,
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> float:
+    """Of narrow ones, which need little memory beside the model's own."""
+    if config.experts is None:
+        return 0.0
+    width = min(config.experts.intermediate_size, TRIAL_EXPERT_WIDTH)
+    narrow = msgspec.structs.replace(config.experts, intermediate_size=width)
+    experts = Experts(
+        msgspec.structs.replace(config, experts=narrow), RandomWeights(0, device, dtype), "trial."
+    )
+    generator = torch.Generator(device).manual_seed(1)
+    shape = (num_tokens, config.hidden_size)
+    x = torch.randn(shape, generator=generator, device=device).to(dtype)
+    found, expected = (each.mix_experts(x, experts, torch.zeros_like(x))
+                       for each in (kernels, reference))  # fmt: skip
+    return _error(found, expected)
 
 
 def _error(found: torch.Tensor, expected: torch.Tensor) -> float:

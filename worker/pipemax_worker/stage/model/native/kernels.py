@@ -8,9 +8,11 @@ import torch
 
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.stage.batch import Batch
+from pipemax_worker.stage.model.experts import Experts
 from pipemax_worker.stage.model.kernels import AttentionShape, QKNorm
 from pipemax_worker.stage.model.native.library import load_library
 from pipemax_worker.stage.model.native.tiles import MAX_ROWS, build_tiles
+from pipemax_worker.stage.model.torch_experts import mix_experts
 
 MAX_HEAD_DIM = 256
 KV_DTYPES = (torch.float32, torch.bfloat16)
@@ -155,6 +157,11 @@ class NativeKernels:
             out.data_ptr(), gate_up.data_ptr(), rows, width, self._num_threads
         )
         return out
+
+    def mix_experts(
+        self, x: torch.Tensor, experts: Experts, residual: torch.Tensor
+    ) -> torch.Tensor:
+        return mix_experts(x, experts, residual, self.silu_and_multiply)
 
     def _lay_tiles(self, shape: AttentionShape) -> None:
         """All layers of a model have the same heads: the tiles are laid once a step."""

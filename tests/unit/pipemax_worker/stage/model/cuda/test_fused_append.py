@@ -47,7 +47,7 @@ def test_a_trial_that_finds_nan_fails() -> None:
 
 def test_without_triton(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    for name in ("fused_append", "fused_activation", "word_copy"):
+    for name in ("fused_append", "fused_activation", "fused_experts", "word_copy"):
         module = f"pipemax_worker.stage.model.cuda.{name}"
         monkeypatch.delitem(sys.modules, module, raising=False)
     plain = library.FlashInfer(*[print] * 5)

@@ -23,7 +23,7 @@ from pipemax_worker.stage.model.cuda.workspace import Capacity
 Chunks = dict[int, list[int]]
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen3", "llama-bias"])
+@pytest.fixture(scope="module", params=["llama", "qwen3", "llama-bias", "qwen3-moe"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp(request.param), request.param)
 
