@@ -15,6 +15,7 @@ from pipemax_worker.engine.engine import Engine
 from pipemax_worker.engine.policies import build_policy
 from pipemax_worker.engine.scheduler import Scheduler
 from pipemax_worker.kvcache.block_manager import BlockManager
+from pipemax_worker.kvcache.eviction import CachedEviction
 from pipemax_worker.performance.hardware import CPU_PROFILE, HardwareProfile
 from pipemax_worker.performance.link import LinkEstimator
 from pipemax_worker.performance.roofline import RooflineEstimator, StageCost
@@ -63,7 +64,8 @@ def make_config(geometry: KVGeometry, **overrides: Any) -> SchedulerConfig:
 
 
 def make_manager(geometry: KVGeometry) -> BlockManager:
-    return BlockManager({tier: geometry.num_slots(tier) for tier in Tier}, geometry.num_stages)
+    num_slots = {tier: geometry.num_slots(tier) for tier in Tier}
+    return BlockManager(num_slots, geometry.num_stages, CachedEviction())
 
 
 class Harness:

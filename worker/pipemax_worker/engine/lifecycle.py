@@ -186,7 +186,7 @@ class Lifecycle:
         """The content of these blocks is gone: every holder goes back to its first one."""
         for block_id in lost_block_ids:
             self.accounting.num_invalidated_blocks += 1
-            for holder in list(self.residency.held.get(block_id, {}).values()):
+            for holder in self.residency.holders(block_id):
                 self.cut(holder, holder.block_ids.index(block_id))
 
     # --- the end

@@ -9,6 +9,7 @@ to evict.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 
 from pipemax_worker.contract.transfers import CopyJob
 from pipemax_worker.engine.micro_batches import MicroBatches
@@ -16,14 +17,18 @@ from pipemax_worker.engine.request_state import RequestState, RequestStatus
 from pipemax_worker.kvcache.block_manager import BlockManager
 
 _PARKED = RequestStatus.PARKED
-_NOBODY: dict[int, RequestState] = {}
 
 
 class Residency:
-    """The blocks of all requests. ``held``: block id -> the requests that hold it, by id."""
+    """The blocks of all requests.
+
+    held     block id -> the request that holds it, or one of them.
+    shared   block id -> its holders by id, of blocks with more than one.
+    """
 
     def __init__(self, manager: BlockManager, micro_batches: MicroBatches) -> None:
-        self.held: dict[int, dict[int, RequestState]] = {}
+        self.held: dict[int, RequestState] = {}
+        self.shared: dict[int, dict[int, RequestState]] = {}
         self._manager = manager
         self._micro_batches = micro_batches
 
@@ -37,10 +42,18 @@ class Residency:
         if state.packed_slots is not None:
             state.packed_slots += self._manager.device_slots(block_ids)
         for block_id in block_ids:
-            self.held[block_id] = {state.request_id: state}
+            self.held[block_id] = state
             state.on_device[block_id] = None
         state.block_ids += block_ids
         return True
+
+    def holders(self, block_id: int) -> list[RequestState]:
+        """Requests that hold the block, in the order in which they took it."""
+        holders = self.shared.get(block_id)
+        if holders is not None:
+            return list(holders.values())
+        holder = self.held.get(block_id)
+        return [] if holder is None else [holder]
 
     def attach(self, state: RequestState, block_ids: Sequence[int]) -> int:
         """Append found blocks; returns how many of them other requests hold already."""
@@ -51,23 +64,38 @@ class Residency:
         """Append blocks whose references are the request's already; the same result."""
         num_shared = 0
         for block_id in block_ids:
-            holders = self.held.setdefault(block_id, {})
-            num_shared += bool(holders)
-            holders[state.request_id] = state
+            num_shared += self._join(state, block_id)
             if self._manager.is_on_device(block_id):
                 state.on_device[block_id] = None
         state.block_ids += block_ids
         state.packed_slots = None
         return num_shared
 
+    def _join(self, state: RequestState, block_id: int) -> bool:
+        """Note one more holder; whether there was one."""
+        first = self.held.setdefault(block_id, state)
+        if first is state:
+            return False
+        holders = self.shared.setdefault(block_id, {first.request_id: first})
+        holders[state.request_id] = state
+        return True
+
+    def _part(self, state: RequestState, block_id: int) -> None:
+        """Note one holder less."""
+        holders = self.shared.get(block_id)
+        if holders is None:
+            del self.held[block_id]
+            return
+        del holders[state.request_id]
+        self.held[block_id] = next(iter(holders.values()))
+        if len(holders) == 1:
+            del self.shared[block_id]
+
     def release(self, state: RequestState, first_block: int = 0) -> None:
         """Give up the blocks from ``first_block`` on."""
         block_ids = state.block_ids[first_block:]
         for block_id in block_ids:
-            holders = self.held[block_id]
-            del holders[state.request_id]
-            if not holders:
-                del self.held[block_id]
+            self._part(state, block_id)
             state.on_device.pop(block_id, None)
         self._manager.free(block_ids)
         del state.block_ids[first_block:]
@@ -76,12 +104,12 @@ class Residency:
 
     def own_block_ids(self, state: RequestState) -> list[int]:
         """Blocks that nobody else needs now: other holders are preempted or parked."""
-        held = self.held
+        shared = self.shared
         return [
             block_id
             for block_id in state.block_ids
-            if len(held[block_id]) == 1
-            or all(other is state or other.is_away for other in held[block_id].values())
+            if block_id not in shared
+            or all(other is state or other.is_away for other in shared[block_id].values())
         ]
 
     # --- places
@@ -100,14 +128,14 @@ class Residency:
         """Order the load of blocks that requests lack; None if there is no room."""
         job = self._manager.order_load(block_ids, self.held)
         if job is not None:
-            loaded = set(block_ids)
-            holders: dict[int, RequestState] = {}
-            for block_id in block_ids:
-                holders.update(self.held[block_id])
-            for holder in holders.values():
-                holder.on_device = dict.fromkeys(
-                    b for b in holder.block_ids if b in holder.on_device or b in loaded
-                )
+            holders = dict.fromkeys(map(self.held.__getitem__, block_ids))
+            if not self.shared.keys().isdisjoint(block_ids):
+                holders = dict.fromkeys(chain.from_iterable(map(self.holders, block_ids)))
+            for holder in holders:
+                here = holder.block_ids
+                if missing := set(self._manager.missing_on_device(here)):
+                    here = [block_id for block_id in here if block_id not in missing]
+                holder.on_device = dict.fromkeys(here)
                 self._refresh(holder)
         return job
 
@@ -141,9 +169,11 @@ class Residency:
         chosen: list[int] = []
         for victim in victims:
             block_ids = self._droppable_blocks(victim, num_blocks - len(chosen))
-            for block_id in block_ids:
-                del victim.on_device[block_id]
             if block_ids:
+                if len(block_ids) == len(victim.on_device):
+                    victim.on_device.clear()
+                for block_id in block_ids if victim.on_device else ():
+                    del victim.on_device[block_id]
                 victim.packed_slots = None
                 self._refresh(victim)
             chosen += block_ids
@@ -157,16 +187,11 @@ class Residency:
     def _droppable_blocks(self, victim: RequestState, num_blocks: int) -> list[int]:
         """Head first: blocks are stored in this order, so what follows the first that has no HOST
         copy yet has none either. Blocks that others share stay."""
-        chosen: list[int] = []
-        for block_id in victim.on_device:
-            if len(self.held[block_id]) > 1:
-                continue
-            if not self._manager.is_on_host(block_id):
-                break
-            chosen.append(block_id)
-            if len(chosen) == num_blocks:
-                break
-        return chosen
+        own: Iterable[int] = victim.on_device
+        if not self.shared.keys().isdisjoint(victim.on_device):
+            own = (block_id for block_id in own if block_id not in self.shared)
+        chosen = list(islice(own, num_blocks))
+        return chosen[: self._manager.count_on_host(chosen)]
 
     def num_allocatable(self) -> int:
         """Blocks to be had without preempting: rotation makes room on the device, nothing makes
@@ -185,17 +210,17 @@ class Residency:
     def drop_all_but(self, state: RequestState) -> None:
         """Everything that is not ``state``'s and has another copy leaves the device. O(blocks)."""
         kept = set(state.block_ids)
-        for block_id, holders in self.held.items():
+        for block_id in self.held:
             if block_id in kept or not self._manager.is_on_device(block_id):
                 continue
-            is_parked = all(holder.status is _PARKED for holder in holders.values())
+            is_parked = all(holder.status is _PARKED for holder in self.holders(block_id))
             if self._manager.is_on_host(block_id) or is_parked:
                 self.drop(block_id)
 
     def drop(self, block_id: int) -> None:
         """The block leaves the device, whoever holds it. It must have another copy."""
         self._manager.drop_device((block_id,))
-        for holder in self.held[block_id].values():
+        for holder in self.holders(block_id):
             holder.on_device.pop(block_id, None)
             holder.packed_slots = None
             self._refresh(holder)
@@ -203,13 +228,13 @@ class Residency:
     def note_demoted(self, block_ids: Iterable[int]) -> None:
         """These blocks have left HOST: who runs and shares one of them must fetch it again."""
         for block_id in block_ids:
-            for holder in self.held.get(block_id, _NOBODY).values():
+            for holder in self.holders(block_id):
                 holder.needs_fetch = not holder.is_away
 
     def note_stored(self, block_ids: Iterable[int]) -> None:
         """HOST copies of these blocks count from now on: their holders can be victims again."""
         for block_id in block_ids:
-            for holder in self.held.get(block_id, _NOBODY).values():
+            for holder in self.holders(block_id):
                 micro_batch = self._micro_batches.of(holder)
                 if micro_batch is not None and holder.request_id in micro_batch.lacking:
                     micro_batch.partly[holder.request_id] = holder

@@ -57,7 +57,8 @@ class Block:
 
     def has_backup(self) -> bool:
         """Whether the content would survive the loss of the DEVICE copy."""
-        return self.has_copy(HOST) or self.has_copy(NVME)
+        version, copies = self.version, self.copies
+        return version > 0 and (copies[1] == version or copies[2] == version)
 
     def has_any_copy(self) -> bool:
         return self.version > 0 and self.version in self.copies

@@ -45,7 +45,9 @@ class BlockManager:
         nvme_writes: WriteAllowance | None = None,
     ) -> None:
         self._nvme_writes = nvme_writes or NoWriteLimit()
-        self._table = BlockTable(num_slots, eviction or RotationEviction())
+        # An empty policy has no length and so counts as false.
+        policy = RotationEviction() if eviction is None else eviction
+        self._table = BlockTable(num_slots, policy)
         self._pending = PendingCopies(num_stages)
         self._orders = CopyOrders(self._table, self._pending, self._nvme_writes)
         self.parked = ParkedBlocks(self._table)
@@ -167,6 +169,15 @@ class BlockManager:
         """Has a HOST copy of all that is filled, reported by every stage."""
         return self._table.block(block_id).has_copy(HOST)
 
+    def count_on_host(self, block_ids: Sequence[int]) -> int:
+        """How many of these blocks, from the first on, are ``is_on_host``."""
+        blocks = self._table.blocks
+        for index, block_id in enumerate(block_ids):
+            block = blocks[block_id]
+            if block.copies[1] != block.version or not block.version:
+                return index
+        return len(block_ids)
+
     def tier_of(self, block_id: int) -> Tier | None:
         """The fastest tier with a valid copy (DEVICE also for a new block); None if it is lost."""
         block = self._table.block(block_id)
@@ -233,15 +244,14 @@ class BlockManager:
     def drop_device(self, block_ids: Iterable[int]) -> None:
         """Evict these blocks from the device. Raises InvariantError, with nothing changed, if one
         has no other valid copy."""
-        blocks = [b for b in self._table.distinct(block_ids) if b.slots[DEVICE] is not None]
+        blocks = [b for b in self._table.distinct(block_ids) if b.slots[0] is not None]
         for block in blocks:
             if not block.has_backup():
                 raise InvariantError(
                     f"block {block.block_id} cannot leave the device: no other valid copy; "
                     "store it and wait for the report"
                 )
-        for block in blocks:
-            self._table.release_slot(block, DEVICE)
+        self._table.unload_all(blocks)
 
     # --- completion
 

@@ -5,7 +5,8 @@ Knows nothing of copy jobs; a slot that a copy uses is pinned in its pool and ne
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Final
 
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.transfers import pack_int32
@@ -14,6 +15,8 @@ from pipemax_worker.kvcache.block import DEVICE, HOST, NVME, TIERS, Block
 from pipemax_worker.kvcache.eviction import EvictionPolicy, LRUEviction
 from pipemax_worker.kvcache.prefix_index import PrefixIndex
 from pipemax_worker.kvcache.slot_pool import SlotPool
+
+_DEVICE: Final = int(DEVICE)  # a list is faster at a plain int
 
 
 class BlockTable:
@@ -24,12 +27,14 @@ class BlockTable:
     device_slots       id -> its DEVICE slot as four bytes, ready for a message.
     off_device         ids without a DEVICE slot.
     num_cached_slots   tier -> slots held by unreferenced blocks.
+    takes_referenced   whether blocks in use are among ``droppable`` on DEVICE.
     """
 
     def __init__(self, num_slots: Mapping[Tier, int], eviction: EvictionPolicy) -> None:
         self.blocks: dict[int, Block] = {}
         self.pools = tuple(SlotPool(num_slots.get(tier, 0)) for tier in TIERS)
         self.droppable: tuple[EvictionPolicy, ...] = (eviction, LRUEviction(), LRUEviction())
+        self.takes_referenced = eviction.takes_referenced
         self.prefix_index = PrefixIndex()
         self.device_slots: dict[int, bytes] = {}
         self.off_device: set[int] = set()
@@ -57,7 +62,12 @@ class BlockTable:
             ) from None
 
     def distinct(self, block_ids: Iterable[int]) -> list[Block]:
-        return [self.block(block_id) for block_id in dict.fromkeys(block_ids)]
+        blocks = self.blocks
+        distinct_ids = dict.fromkeys(block_ids)
+        try:
+            return [blocks[block_id] for block_id in distinct_ids]
+        except KeyError:
+            return [self.block(block_id) for block_id in distinct_ids]  # says which one
 
     def reference(self, block: Block) -> None:
         block.ref_count += 1
@@ -128,6 +138,34 @@ class BlockTable:
             self.device_slots[block.block_id] = self._packed_slots[slot]
             self.off_device.remove(block.block_id)
 
+    def load_all(self, blocks: Sequence[Block], slots: Sequence[int]) -> None:
+        """Each block, which has none, gets its DEVICE slot, and its content counts there."""
+        packed_slots, device_slots = self._packed_slots, self.device_slots
+        for block, slot in zip(blocks, slots, strict=True):
+            block.slots[_DEVICE] = slot
+            block.copies[_DEVICE] = block.version
+            device_slots[block.block_id] = packed_slots[slot]
+            if not block.ref_count:
+                self.num_cached_slots[_DEVICE] += 1
+        self.off_device.difference_update([block.block_id for block in blocks])
+
+    def unload_all(self, blocks: Sequence[Block]) -> None:
+        """``release_slot`` on DEVICE of each block, which has one there, in order."""
+        slots: list[int | None] = []
+        device_slots = self.device_slots
+        for block in blocks:
+            places = block.slots
+            slots.append(places[_DEVICE])
+            places[_DEVICE] = None
+            block.copies[_DEVICE] = block.incoming[_DEVICE] = 0
+            del device_slots[block.block_id]
+            if not block.ref_count:
+                self.num_cached_slots[_DEVICE] -= 1
+        self.pools[DEVICE].release_all([slot for slot in slots if slot is not None])
+        block_ids = [block.block_id for block in blocks]
+        self.off_device.update(block_ids)
+        self.droppable[DEVICE].remove_all(block_ids)
+
     def release_slot(self, block: Block, tier: Tier) -> None:
         """Give the block's slot back, if it has one; free once no copy in flight uses it."""
         slot = block.slots[tier]
@@ -145,7 +183,7 @@ class BlockTable:
 
     def refresh(self, block: Block, tier: Tier) -> None:
         """Bring ``droppable`` in step after a change of references, pins or valid copies."""
-        if tier is not DEVICE and block.ref_count:
+        if block.ref_count and (tier is not DEVICE or not self.takes_referenced):
             return  # never listed
         if self.is_droppable(block, tier):
             self.droppable[tier].insert(block.block_id, block.ref_count > 0)
@@ -153,16 +191,21 @@ class BlockTable:
             self.droppable[tier].remove(block.block_id)
 
     def refresh_all(self, block: Block) -> None:
+        if block.ref_count and not self.takes_referenced:
+            return
         for tier in TIERS:
             self.refresh(block, tier)
 
     def is_droppable(self, block: Block, tier: Tier) -> bool:
         """Whether the copy may go: no copy in flight uses its slot, and it is cached or, on DEVICE,
-        backed up. A reserved slot that holds nothing yet is droppable likewise."""
+        backed up, if the policy takes blocks in use. A reserved slot that holds nothing yet is
+        droppable likewise."""
         slot = block.slots[tier]
         if slot is None or self.pools[tier].is_pinned(slot):
             return False
-        return block.ref_count == 0 or (tier is DEVICE and block.has_backup())
+        if block.ref_count == 0:
+            return True
+        return tier is DEVICE and self.takes_referenced and block.has_backup()
 
     # --- room
 

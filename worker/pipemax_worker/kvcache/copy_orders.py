@@ -97,9 +97,9 @@ class CopyOrders:
         return True
 
     def load(self, block_ids: Sequence[int], protected: Container[int]) -> CopyJob | None:
-        blocks = [b for b in self._table.distinct(block_ids) if b.slots[DEVICE] is None]
+        blocks = [b for b in self._table.distinct(block_ids) if b.slots[0] is None]
         for block in blocks:
-            if not block.has_copy(HOST):
+            if block.copies[1] != block.version or not block.version:
                 raise InvariantError(
                     f"block {block.block_id} cannot be loaded: no reported HOST copy of its "
                     "content; promote it and wait for the report, or recompute it"
@@ -109,10 +109,12 @@ class CopyOrders:
         slots = self._table.take_slots(DEVICE, len(blocks), protected)
         if slots is None:
             return None
-        for block, slot in zip(blocks, slots, strict=True):
-            self._table.give_slot(block, DEVICE, slot)
-            block.copies[DEVICE] = block.version
-        return self._order(HOST, DEVICE, blocks)
+        source_slots = [slot for b in blocks if (slot := b.slots[1]) is not None]
+        self._table.load_all(blocks, slots)
+        if not blocks:
+            return None
+        self._table.pools[HOST].pin(source_slots)
+        return self._follow(HOST, DEVICE, blocks, source_slots, slots)
 
     def demote(self, block_ids: Sequence[int]) -> CopyJob | None:
         blocks, present = [], []
@@ -162,12 +164,23 @@ class CopyOrders:
     def _order(self, source: Tier, target: Tier, blocks: Sequence[Block]) -> CopyJob | None:
         if not blocks:
             return None
-        source_slots = [slot for b in blocks if (slot := b.slots[source]) is not None]
-        target_slots = [slot for b in blocks if (slot := b.slots[target]) is not None]
+        place, aim = int(source), int(target)  # neither is DEVICE as a target: see ``load``
+        source_slots = [slot for b in blocks if (slot := b.slots[place]) is not None]
+        target_slots = [slot for b in blocks if (slot := b.slots[aim]) is not None]
         self._table.pools[source].pin(source_slots)
-        if target is not DEVICE:
-            self._table.pools[target].pin(target_slots)
-        for block in blocks:
+        self._table.pools[target].pin(target_slots)
+        return self._follow(source, target, blocks, source_slots, target_slots)
+
+    def _follow(
+        self,
+        source: Tier,
+        target: Tier,
+        blocks: Sequence[Block],
+        source_slots: Sequence[int],
+        target_slots: Sequence[int],
+    ) -> CopyJob:
+        """What is pinned now is not droppable, and the copy is awaited."""
+        for block in self._listed(blocks):
             self._table.refresh(block, source)
             self._table.refresh(block, target)
         return self._pending.add(
@@ -178,6 +191,12 @@ class CopyOrders:
             source_slots,
             target_slots,
         )
+
+    def _listed(self, blocks: Iterable[Block]) -> list[Block]:
+        """Those that ``droppable`` may name. Blocks in use are most, so they are left out first."""
+        if self._table.takes_referenced:
+            return list(blocks)
+        return [block for block in blocks if not block.ref_count]
 
     # --- completion
 
@@ -196,6 +215,9 @@ class CopyOrders:
             self._table.pools[copy.source].unpin(copy.source_slots)
         if copy.target is not DEVICE:
             self._table.pools[copy.target].unpin(copy.target_slots)
+        if copy.target is DEVICE and not copy.failed:
+            self._list_loaded(copy)
+            return []
         lost_block_ids = []
         for position, block_id in enumerate(copy.block_ids):
             block = self._table.blocks.get(block_id)
@@ -207,6 +229,14 @@ class CopyOrders:
                 lost_block_ids.append(block_id)
                 self._table.lose(block)
         return lost_block_ids
+
+    def _list_loaded(self, copy: PendingCopy) -> None:
+        """Blocks that nobody uses any more can be dropped from HOST again."""
+        if not self._table.num_cached_blocks:
+            return
+        get = self._table.blocks.get
+        for block in [b for i in copy.block_ids if (b := get(i)) is not None and not b.ref_count]:
+            self._table.refresh(block, HOST)
 
     def _land(self, block: Block, copy: PendingCopy, position: int) -> None:
         target, version = copy.target, copy.versions[position]

@@ -13,7 +13,12 @@ class EvictionPolicy(Protocol):
     """Keeps the blocks whose copy in one tier may be dropped now, in the order to drop them.
 
     The table inserts a block when its copy becomes droppable and removes it when it no longer is.
+
+    takes_referenced   whether blocks in use can be chosen on DEVICE; they are not inserted if not.
     """
+
+    @property
+    def takes_referenced(self) -> bool: ...
 
     def __len__(self) -> int: ...
 
@@ -31,6 +36,10 @@ class EvictionPolicy(Protocol):
         """One request's message reads these blocks, head to tail."""
         ...
 
+    def remove_all(self, block_ids: Sequence[int]) -> None:
+        """``remove`` of each."""
+        ...
+
     def evict(self, num_blocks: int, protected: Container[int]) -> list[int]:
         """Choose up to ``num_blocks`` blocks, none of them protected. The table removes them."""
         ...
@@ -38,6 +47,8 @@ class EvictionPolicy(Protocol):
 
 class LRUEviction:
     """First in, first out; being removed while in use and inserted after makes that LRU."""
+
+    takes_referenced = True
 
     def __init__(self) -> None:
         self._blocks: dict[int, None] = {}
@@ -54,11 +65,23 @@ class LRUEviction:
     def remove(self, block_id: int) -> None:
         self._blocks.pop(block_id, None)
 
+    def remove_all(self, block_ids: Sequence[int]) -> None:
+        if self._blocks:
+            for block_id in block_ids:
+                self._blocks.pop(block_id, None)
+
     def touch(self, block_ids: Sequence[int]) -> None:
         """Nothing to do: a block in use is not in the list."""
 
     def evict(self, num_blocks: int, protected: Container[int]) -> list[int]:
         return list(islice((b for b in self._blocks if b not in protected), num_blocks))
+
+
+class CachedEviction(LRUEviction):
+    """For who drops blocks in use from the device by itself, as the engine's rotation does: of the
+    others, which nobody references, the least recently used goes first."""
+
+    takes_referenced = False
 
 
 class RotationEviction:
@@ -71,6 +94,8 @@ class RotationEviction:
     looked at once, which keeps ``evict`` at O(num_blocks) amortised. Blocks in no group (loaded and
     not yet read) come last, the newest first.
     """
+
+    takes_referenced = True
 
     def __init__(self) -> None:
         self._cached: dict[int, None] = {}
@@ -94,6 +119,10 @@ class RotationEviction:
     def remove(self, block_id: int) -> None:
         self._cached.pop(block_id, None)
         self._referenced.pop(block_id, None)
+
+    def remove_all(self, block_ids: Sequence[int]) -> None:
+        for block_id in block_ids:
+            self.remove(block_id)
 
     def touch(self, block_ids: Sequence[int]) -> None:
         # A request's group is known by its last block; decoding makes that the one before the last.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 
 from pipemax_worker.errors import InvariantError
 
@@ -17,7 +17,8 @@ class SlotPool:
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
         self._free = list(range(num_slots - 1, -1, -1))
-        self._pins: dict[int, int] = {}
+        self._pinned: set[int] = set()
+        self._more_pins: dict[int, int] = {}
         self._released: set[int] = set()
 
     @property
@@ -36,7 +37,7 @@ class SlotPool:
     @property
     def pins(self) -> dict[int, int]:
         """Slot -> how many copies in flight use it."""
-        return dict(self._pins)
+        return {slot: 1 + self._more_pins.get(slot, 0) for slot in self._pinned}
 
     def allocate(self, num_slots: int) -> list[int]:
         """Take ``num_slots`` free slots. Raises InvariantError if there are fewer."""
@@ -59,28 +60,55 @@ class SlotPool:
 
     def release(self, slot: int) -> None:
         """Give a slot back: free at once, or when the last copy that uses it is reported."""
-        if slot in self._pins:
+        if slot in self._pinned:
             self._released.add(slot)
         else:
             self._free.append(slot)
 
+    def release_all(self, slots: Sequence[int]) -> None:
+        """``release`` of each, in order."""
+        if self._pinned.isdisjoint(slots):
+            self._free += slots
+        else:
+            for slot in slots:
+                self.release(slot)
+
     def is_pinned(self, slot: int) -> bool:
-        return slot in self._pins
+        return slot in self._pinned
 
-    def pin(self, slots: Iterable[int]) -> None:
-        pins = self._pins
-        for slot in slots:
-            pins[slot] = pins.get(slot, 0) + 1
+    def pin(self, slots: Collection[int]) -> None:
+        pinned = self._pinned
+        fresh = set(slots)
+        if len(fresh) == len(slots) and pinned.isdisjoint(fresh):
+            pinned |= fresh
+            return
+        for slot in slots if len(fresh) < len(slots) else pinned & fresh:
+            if slot in pinned:
+                self._more_pins[slot] = self._more_pins.get(slot, 0) + 1
+            pinned.add(slot)
+        pinned |= fresh
 
-    def unpin(self, slots: Iterable[int]) -> None:
+    def unpin(self, slots: Collection[int]) -> None:
         """Undo one ``pin`` of each slot. Raises InvariantError for a slot that is not pinned."""
-        pins = self._pins
-        for slot in slots:
-            count = pins.pop(slot, 0)
-            if count > 1:
-                pins[slot] = count - 1
-            elif count == 0:
+        more_pins, released = self._more_pins, self._released
+        plain = set(slots)
+        if more_pins or released:
+            for slot in [slot for slot in slots if slot in more_pins or slot in released]:
+                self._unpin(slot)
+                plain.discard(slot)
+        num_left = len(self._pinned) - len(plain)
+        self._pinned -= plain
+        if len(self._pinned) != num_left:
+            raise InvariantError(f"one of slots {slots} is unpinned but no copy uses it")
+
+    def _unpin(self, slot: int) -> None:
+        more = self._more_pins.pop(slot, 0)
+        if more > 1:
+            self._more_pins[slot] = more - 1
+        elif more == 0:
+            if slot not in self._pinned:
                 raise InvariantError(f"slot {slot} is unpinned but no copy uses it")
-            elif slot in self._released:
+            self._pinned.remove(slot)
+            if slot in self._released:
                 self._released.remove(slot)
                 self._free.append(slot)

@@ -14,6 +14,7 @@ from pipemax_worker.engine.engine import Engine
 from pipemax_worker.engine.policies import build_policy
 from pipemax_worker.engine.scheduler import Scheduler
 from pipemax_worker.kvcache.block_manager import BlockManager
+from pipemax_worker.kvcache.eviction import CachedEviction
 from pipemax_worker.performance.correction import CorrectedEstimator, EstimatorAccuracy
 from pipemax_worker.performance.link import LinkEstimator
 from pipemax_worker.performance.node_profile import NodeProfile
@@ -103,7 +104,9 @@ class Simulation:
         )
         self.estimator = CorrectedEstimator(step_cost)
         self.manager = BlockManager(
-            {tier: geometry.num_slots(tier) for tier in Tier}, geometry.num_stages
+            {tier: geometry.num_slots(tier) for tier in Tier},
+            geometry.num_stages,
+            CachedEviction(),
         )
         scheduler = Scheduler(
             settings.scheduler,

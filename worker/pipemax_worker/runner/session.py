@@ -14,6 +14,8 @@ from pipemax_worker.engine.engine import Engine
 from pipemax_worker.engine.policies import build_policy
 from pipemax_worker.engine.scheduler import Scheduler
 from pipemax_worker.kvcache.block_manager import BlockManager
+from pipemax_worker.kvcache.eviction import CachedEviction
+from pipemax_worker.performance.experts import derive_experts
 from pipemax_worker.performance.hardware import profile_for_device
 from pipemax_worker.performance.link import LinkEstimator
 from pipemax_worker.performance.roofline import RooflineEstimator, StageCost
@@ -93,7 +95,7 @@ def build_scheduler(
     costs = [_stage_cost(pipeline, geometry, stage) for stage in range(geometry.num_stages)]
     writes = None if write_budget is None else BlockWrites(write_budget, geometry.block_bytes())
     num_slots = {tier: geometry.num_slots(tier) for tier in Tier}
-    blocks = BlockManager(num_slots, geometry.num_stages, nvme_writes=writes)
+    blocks = BlockManager(num_slots, geometry.num_stages, CachedEviction(), writes)
     return Scheduler(
         config,
         blocks,
@@ -104,9 +106,14 @@ def build_scheduler(
 
 
 def _stage_cost(pipeline: PipelineSettings, geometry: KVGeometry, stage: int) -> StageCost:
-    num_bytes = weight_bytes(pipeline.model_config, geometry.layers_of_stage, stage, pipeline.dtype)
+    config, layers_of_stage = pipeline.model_config, geometry.layers_of_stage
+    num_bytes = weight_bytes(config, layers_of_stage, stage, pipeline.dtype)
+    first = sum(layers_of_stage[:stage])
+    experts = derive_experts(config, range(first, first + layers_of_stage[stage]))
+    num_parameters = num_bytes // KV_DTYPE_BYTES[pipeline.dtype]
     return StageCost(
         weight_bytes=num_bytes,
-        num_parameters=num_bytes // KV_DTYPE_BYTES[pipeline.dtype],
+        num_parameters=num_parameters - (experts.num_parameters if experts is not None else 0),
         kv_bytes_per_token=geometry.payload_bytes(stage) // geometry.block_tokens,
+        experts=experts,
     )
