@@ -54,7 +54,8 @@ class _Family:
         return metric
 
     def _render_line(self, labels: Labels, value: float) -> str:
-        pairs = zip(self.label_names, map(_escape, labels), strict=True)
+        # In prometheus_client's order, so that all pages name a series in one way.
+        pairs = sorted(zip(self.label_names, map(_escape, labels), strict=True))
         named = ",".join(f'{name}="{label}"' for name, label in pairs)
         return f"{self.name}{{{named}}} {_number(value)}\n"
 

@@ -10,15 +10,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 KEY = ("batch", "reviews")
 OTHER = ("batch", "others")
+LABELS = ("namespace", "job", "state")
 
 
 def make_series() -> JobSeries:
     return JobSeries({"job_attempts": ("Tries.", ()), "job_requests": ("By state.", ("state",))})
 
 
-def scraped(series: JobSeries) -> dict[tuple[str, ...], float]:
+def scraped(series: JobSeries) -> dict[tuple[str | None, ...], float]:
     return {
-        (sample.name, *sample.labels.values()): sample.value
+        (sample.name, *map(sample.labels.get, LABELS[: len(sample.labels)])): sample.value
         for family in text_string_to_metric_families(series.exposition().decode())
         for sample in family.samples
     }
@@ -63,6 +64,7 @@ def test_help_type_and_labels_are_escaped_as_the_format_asks() -> None:
         "# TYPE pipemax_job_odd gauge",
     ]
     assert scraped(series) == {("pipemax_job_odd", *KEY, 'a "b"\\\n'): 0.25}
+    assert text.splitlines()[2].startswith('pipemax_job_odd{job="reviews",namespace="batch",state=')
 
 
 @settings(max_examples=50, deadline=None)
