@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipemax_worker.cli.arguments import add_job_file, add_mounts
+from pipemax_worker.cli.plan_pictures import draw_best_run
 from pipemax_worker.cli.plan_settings import deriver
 from pipemax_worker.contract.model_config import ModelConfig, load_model_config
 from pipemax_worker.engine.policies import POLICIES
@@ -93,6 +94,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add("--price-per-gpu-hour", type=float, metavar="USD", help="default: the profile's assumption")
     add("--price-per-kwh", type=float, default=0.0, metavar="USD", help="if not in the rent")
+    add("--timeline", action="store_true", help="draw the best run's timeline in the terminal")
+    add("--plot", type=Path, metavar="DIR", help="the same, and as PNG there (needs matplotlib)")
     add("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.set_defaults(command=plan)
 
@@ -116,6 +119,8 @@ def plan(options: argparse.Namespace) -> int:
         print(line)
     if options.json is not None:
         options.json.write_bytes(report.as_json() + b"\n")
+    if options.timeline or options.plot is not None:
+        draw_best_run(report, derive, workload, options.plot)
     return 0
 
 

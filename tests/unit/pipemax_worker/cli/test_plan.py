@@ -78,3 +78,20 @@ def test_a_model_from_elsewhere_is_known_by_its_config(
     model = ["--model-config", str(SHAPES / "Qwen2.5-32B")]
     capsys.readouterr()
     assert main(["plan", str(path), *options, *model]) == 0
+
+
+def test_the_best_run_is_drawn(
+    job_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work.jsonl"
+    work.write_text('{"prompt_tokens": 30, "output_tokens": 4, "seed": 0}\n' * 8)
+    options = ["--hardware", "2xh200", "--workload", str(work), "--plot", str(tmp_path / "plots")]
+    assert main(["plan", str(job_file), *options, "--policies", "vllm,vllm-tp"]) == 0
+    text = capsys.readouterr().out
+    assert "stage 1" in text
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == [
+        "tiers.png",
+        "timeline.png",
+    ]
+    assert main(["plan", str(job_file), *options[:4], "--policies", "vllm-tp", "--timeline"]) == 0
+    assert "nothing to draw" in capsys.readouterr().out
