@@ -1,6 +1,7 @@
 """Greedy tokens of the pipeline against transformers' `generate`, float32 on the CPU.
 
     python tools/exactness.py                                 # random-weight models, all settings
+    python tools/exactness.py --random mixtral,qwen3-moe
     python tools/exactness.py --model models/SmolLM2-135M-Instruct --requests 24
 
 For every model: 1, 2 and 8 stages (as many as it has layers for), a device tier of exactly one
@@ -34,7 +35,7 @@ from pipemax_worker.pipeline.settings import PipelineSettings, build_geometry  #
 from pipemax_worker.runner.session import open_session  # noqa: E402
 from pipemax_worker.runner.sizing import SessionSettings  # noqa: E402
 
-RANDOM_MODELS = ("llama", "mistral", "qwen2", "qwen3")
+RANDOM_MODELS = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3-moe")
 BLOCK_TOKENS = 8
 MIN_SHARE_COMPARED = 0.999
 
@@ -198,6 +199,9 @@ def check_setting(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="a model folder (default: random models)")
+    parser.add_argument(
+        "--random", metavar="A,B", help=f"of the random models (default: {','.join(RANDOM_MODELS)})"
+    )
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--max-prompt", type=int, default=160)
     parser.add_argument("--run-ahead", action="store_true")
@@ -212,7 +216,7 @@ def main() -> int:
         )
         return 0 if good else 1
     good = True
-    for name in RANDOM_MODELS:
+    for name in options.random.split(",") if options.random else RANDOM_MODELS:
         with tempfile.TemporaryDirectory(prefix="exactness-model-") as folder:
             save_model(Path(folder), name, num_hidden_layers=8)
             good &= check(
