@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipemax_worker.cli.arguments import add_job_file, add_mounts
+from pipemax_worker.cli.arguments import add_mounts
+from pipemax_worker.cli.detect import add_detection, detect, read_node_profile
 from pipemax_worker.cli.plan_pictures import draw_best_run
 from pipemax_worker.cli.plan_settings import deriver
 from pipemax_worker.contract.model_config import ModelConfig, load_model_config
 from pipemax_worker.engine.policies import POLICIES
-from pipemax_worker.errors import ModelNotFoundError
+from pipemax_worker.errors import JobFileError, ModelNotFoundError
 from pipemax_worker.job.inference_job import InferenceJob
 from pipemax_worker.job.load import load_job
-from pipemax_worker.performance.node_profile import hardware_names, load_node_profile
+from pipemax_worker.performance.node_profile import (
+    NodeProfile,
+    hardware_names,
+    load_node_profile,
+)
 from pipemax_worker.planner.plan import Derive, Planner, PlanOrder, PlanRow, Prices
 from pipemax_worker.planner.plan_search import OURS, EngineChoice, enough_requests
 from pipemax_worker.planner.plan_text import describe_plan
@@ -37,6 +42,8 @@ examples:
   pipemax plan job.yaml --hardware 8x4090
   pipemax plan job.yaml --hardware 8x5090 --workload longbench --job-requests 1000000
   pipemax plan job.yaml --hardware 4xh200-24g --model-config FOLDER --workload w1.jsonl
+  pipemax plan --detect --disk /mnt/nvme --profile here.yaml
+  pipemax plan job.yaml --hardware here.yaml --plot pictures
 """
 
 
@@ -49,15 +56,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_job_file(parser)
-    add_mounts(parser)
     add = parser.add_argument
+    add("job_file", type=Path, nargs="?", metavar="FILE", help="the InferenceJob, as YAML")
+    add_mounts(parser)
     add(
         "--hardware",
-        required=True,
-        metavar="NxCARD",
-        help=f"for example 8x4090; cards: {', '.join(hardware_names())}",
+        metavar="NxCARD|YAML",
+        help="for example 8x4090, or a profile as --detect writes it; cards: "
+        f"{', '.join(hardware_names())}",
     )
+    add_detection(parser)
     add(
         "--model-config",
         type=Path,
@@ -101,8 +109,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def plan(options: argparse.Namespace) -> int:
+    node = _node(options)
+    if options.job_file is None:
+        return 0
     job = load_job(options.job_file)
-    node = load_node_profile(options.hardware)
     price = options.price_per_gpu_hour
     derive = deriver(job, _model(options, job), node)
     workload = _workload(options, derive)
@@ -122,6 +132,17 @@ def plan(options: argparse.Namespace) -> int:
     if options.timeline or options.plot is not None:
         draw_best_run(report, derive, workload, options.plot)
     return 0
+
+
+def _node(options: argparse.Namespace) -> NodeProfile:
+    """What there is to plan for. Raises JobFileError."""
+    if options.detect:
+        return detect(options)
+    if options.hardware is None or options.job_file is None:
+        raise JobFileError("plan needs a job file and --hardware NxCARD, or --detect")
+    if options.hardware.endswith((".yaml", ".yml")):
+        return read_node_profile(Path(options.hardware))
+    return load_node_profile(options.hardware)
 
 
 def _model(options: argparse.Namespace, job: InferenceJob) -> ModelConfig:

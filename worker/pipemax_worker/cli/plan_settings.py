@@ -7,6 +7,7 @@ from pathlib import Path
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.policies import POLICIES, WITHOUT_HOST_TIER
+from pipemax_worker.errors import JobFileError
 from pipemax_worker.job.inference_job import InferenceJob
 from pipemax_worker.performance.node_profile import NodeProfile
 from pipemax_worker.pipeline.settings import build_geometry
@@ -57,7 +58,7 @@ def _session(
 ) -> SessionSettings:
     """What our engine does not know by name is given what ours would be."""
     engine = job.spec.engine
-    chosen: dict[str, object] = {"device": "cuda"}
+    chosen: dict[str, object] = {"device": node.device}
     chosen["policy"] = choice.policy if choice.policy in POLICIES else OURS
     if choice.max_batched_tokens is not None:
         chosen["max_batched_tokens"] = choice.max_batched_tokens
@@ -68,7 +69,20 @@ def _session(
     kv_cache = job.spec.kv_cache
     if not choice.has_host_tier or choice.policy in WITHOUT_HOST_TIER:
         kv_cache = kv_cache.model_copy(update={"host": 0, "nvme": None})
+    parallelism = job.spec.parallelism
+    if node.device == "cpu" and (parallelism.stages_per_node or 0) > node.num_gpus:
+        raise JobFileError(
+            f"spec.parallelism.stagesPerNode: found {parallelism.stages_per_node}, but the profile "
+            f"says how fast each of {node.num_gpus} stages is; measure with --detect --stages "
+            f"{parallelism.stages_per_node}"
+        )
+    if node.device == "cpu" and parallelism.stages_per_node is None:
+        parallelism = parallelism.model_copy(update={"stages_per_node": node.num_gpus})
     spec = job.spec.model_copy(
-        update={"engine": engine.model_copy(update=chosen), "kv_cache": kv_cache}
+        update={
+            "engine": engine.model_copy(update=chosen),
+            "kv_cache": kv_cache,
+            "parallelism": parallelism,
+        }
     )
     return derive_session_settings(spec, model, Path(), None, node.num_gpus)

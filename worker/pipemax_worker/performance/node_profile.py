@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from importlib import resources
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -76,10 +76,12 @@ class HostProfile(_Part):
 
 
 class NodeProfile(_Part):
-    """``num_gpus`` cards of one kind in one host. ``sources``: where the numbers are from."""
+    """``num_gpus`` cards of one kind in one host. ``sources``: where the numbers are from.
+    ``device`` cpu: its cards are cores, and what is said of cards is said of those."""
 
     name: str
     title: str
+    device: Literal["cuda", "cpu"] = "cuda"
     num_gpus: Annotated[int, Field(ge=1, le=64)] = 8
     gpu: GpuProfile
     link: LinkProfile
