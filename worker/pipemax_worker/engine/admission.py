@@ -43,7 +43,7 @@ class Admission:
         self.returning: dict[int, RequestState] = {}
         self.num_running = 0
         self._num_reserved_blocks = 0
-        self._outputs = OutputLengths(config.expected_output_tokens)
+        self._outputs = OutputLengths(config.expected_output_tokens, config.length_prediction)
         self._forecast = KVForecast(
             config.num_micro_batches, config.block_tokens, config.expected_output_tokens
         )
@@ -201,7 +201,8 @@ class Admission:
 
     def expected_tokens(self, state: RequestState) -> float:
         """Of output that ``state`` has still to generate; at least one."""
-        expected = self._outputs.expected_tokens(state.request.sampling.max_tokens)
+        max_tokens = state.request.sampling.max_tokens
+        expected = self._outputs.expected_tokens(max_tokens, state.request_id)
         return max(1.0, expected - state.num_output_tokens)
 
     def _projected_blocks(self, state: RequestState) -> int:

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
 
 from pipemax_worker.contract.geometry import KVGeometry, Tier
+from pipemax_worker.engine.output_lengths import LengthPrediction
+
+
+class HostEviction(enum.Enum):
+    """Whose KV is moved to NVME, or given up, first. Whoever leaves comes back when running ones
+    have made room, the oldest first: so the next use of each is known.
+
+    NEXT_USE   who is used latest: parked ones, then the youngest that runs.
+    LRU        who has run least recently: with micro-batches that take turns, who is used soonest.
+               To compare with.
+    """
+
+    NEXT_USE = "next-use"
+    LRU = "lru"
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True):
@@ -20,6 +36,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True):
     feedback_depth            messages in flight that the token feedback ring can hold.
     prefix_sharing            index full blocks and reuse them for prompts with the same head.
     expected_output_tokens    of a request, until the mean of finished ones is known.
+    length_prediction         where the expected lengths of outputs come from.
     growth_reserve_ratio      of the expected output for which room is kept at admission; below 1
                               admits more and preempts more.
     order_window              later requests that may overtake one because their outputs may become
@@ -29,6 +46,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True):
     static_prefetch_ratio     share of the device tier that is loaded beside every step, whatever
                               there is time for; None: what there is time for. To compare with.
     balances_counts           even micro-batches out by requests, not by predicted time; likewise.
+    host_eviction             whose KV leaves the host tier where it runs short.
     """
 
     geometry: KVGeometry
@@ -46,6 +64,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True):
     max_tail_ratio: float = 0.1
     static_prefetch_ratio: float | None = None
     balances_counts: bool = False
+    length_prediction: LengthPrediction = LengthPrediction.LEARNED
+    host_eviction: HostEviction = HostEviction.NEXT_USE
 
     @property
     def block_tokens(self) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from heapq import nlargest
+from heapq import nlargest, nsmallest
 from itertools import islice
 from operator import attrgetter
 
 from pipemax_worker.contract.geometry import Tier
-from pipemax_worker.engine.config import SchedulerConfig
+from pipemax_worker.engine.config import HostEviction, SchedulerConfig
 from pipemax_worker.engine.lifecycle import Lifecycle
 from pipemax_worker.engine.micro_batches import MicroBatch
 from pipemax_worker.engine.request_state import RequestState, ready_states
@@ -18,6 +18,7 @@ from pipemax_worker.engine.view import (
     PreemptibleRequest,
     ReadyRequest,
     SchedulerView,
+    WaitingRequest,
 )
 from pipemax_worker.kvcache.block_manager import BlockManager
 from pipemax_worker.performance.batch_shape import BatchShape, Estimator
@@ -106,6 +107,40 @@ class ViewBuilder:
             return tuple(map(float, micro_batches.sizes))
         return micro_batches.seconds()
 
+    def build_for_admission(
+        self, micro_batch_id: int, waiting: tuple[WaitingRequest, ...], state: PolicyState
+    ) -> SchedulerView:
+        """What ``build`` shows of who may be admitted, while all that runs only decodes."""
+        lifecycle, config = self._lifecycle, self._config
+        return SchedulerView(
+            micro_batch_id=micro_batch_id,
+            ready=(),
+            waiting=waiting,
+            lacking=(),
+            preemptible=(),
+            token_target=self._token_target,
+            max_batched_tokens=config.max_batched_tokens,
+            max_num_requests=config.max_num_requests,
+            block_tokens=config.block_tokens,
+            slot_bytes=self._slot_bytes,
+            num_unfinished=lifecycle.num_unfinished,
+            num_unreserved_blocks=lifecycle.admission.num_unreserved_blocks,
+            num_allocatable_blocks=lifecycle.residency.num_allocatable(),
+            num_returning_blocks=0,
+            num_nvme_blocks=0,
+            micro_batch_sizes=lifecycle.micro_batches.sizes,
+            micro_batch_seconds=lifecycle.micro_batches.seconds(),
+            load_bytes_per_second=0.0,
+            demote_bytes_per_second=0.0,
+            promote_bytes_per_second=0.0,
+            predict=self._estimator.predict,
+            num_held_blocks=len(lifecycle.residency.held),
+            num_device_blocks=config.geometry.num_device_slots,
+            num_live_blocks=config.num_live_blocks,
+            forecast=lifecycle.admission.forecast,
+            state=state,
+        )
+
     def _ready(self, micro_batch: MicroBatch) -> tuple[ReadyRequest, ...]:
         """The hot path: once for every row of every turn."""
         run_ahead, block_tokens = self._config.run_ahead, self._config.block_tokens
@@ -155,20 +190,23 @@ class ViewBuilder:
         )
 
     def _preemptible(self) -> tuple[PreemptibleRequest, ...]:
-        """Parked requests that still hold HOST slots, then the youngest running ones, never the
-        oldest of all: somebody must get through."""
+        """Parked requests that still hold HOST slots, then running ones as ``host_eviction`` has
+        them, never the oldest of all: somebody must get through."""
         lifecycle = self._lifecycle
         parked = [self._describe_parked(state) for state in lifecycle.admission.parked()]
         running = [state for micro_batch in lifecycle.micro_batches for state in micro_batch]
         oldest_id = min((state.request_id for state in running), default=-1)
-        youngest = nlargest(_MAX_PREEMPTIBLE, running, key=lambda state: state.request_id)
+        if self._config.host_eviction is HostEviction.LRU:
+            victims = nsmallest(_MAX_PREEMPTIBLE, running, key=_LEAST_RECENTLY_RUN)
+        else:
+            victims = nlargest(_MAX_PREEMPTIBLE, running, key=lambda state: state.request_id)
         return tuple(candidate for candidate in parked if candidate.num_own_blocks) + tuple(
             PreemptibleRequest(
                 request_id=state.request_id,
                 num_own_blocks=len(lifecycle.residency.own_block_ids(state)),
                 num_computed_tokens=state.num_computed_tokens,
             )
-            for state in youngest
+            for state in victims
             if state.request_id != oldest_id and state.preemption is None
         )
 

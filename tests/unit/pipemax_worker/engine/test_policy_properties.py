@@ -8,6 +8,8 @@ from kit.engine import Harness, make_config, make_geometry, random_requests
 from pipemax_worker.contract.geometry import KVGeometry, Tier
 from pipemax_worker.contract.messages import StageInput
 from pipemax_worker.contract.transfers import unpack_int32
+from pipemax_worker.engine.config import HostEviction
+from pipemax_worker.engine.output_lengths import LengthPrediction
 from pipemax_worker.engine.policies import POLICIES
 
 RIVALS = sorted(set(POLICIES) - {"fused"})  # fused has test_properties to itself
@@ -35,6 +37,8 @@ def build(policy: str, seed: int, *, eager: bool = False) -> tuple[Harness, rand
         prefix_sharing=generator.random() < 0.5,
         growth_reserve_ratio=generator.choice([0.0, 1.0]),
         expected_output_tokens=generator.choice([1, 8, 24]),
+        length_prediction=generator.choice(list(LengthPrediction)),
+        host_eviction=generator.choice(list(HostEviction)),
     )
     harness = Harness(
         config,

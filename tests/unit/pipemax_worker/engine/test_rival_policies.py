@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from kit import policy_views
 from pipemax_worker.engine.policies.host_pool import PoolTarget, choose_from_pool
@@ -129,6 +130,33 @@ def test_tdpipe_returns_to_prefill_when_decoding_has_become_slow() -> None:
     composition = TDPipePolicy().compose(many, 0.0)
     assert composition.state is not None
     assert composition.state.phase is Phase.DECODE
+
+
+def test_tdpipe_closes_a_message_with_the_prompt_that_fills_it() -> None:
+    queue = tuple(waiting(n, 100) for n in range(4))
+    view = make_view(waiting=queue, forecast=room_for(360), max_batched_tokens=512)
+    composition = TDPipePolicy().compose(msgspec.structs.replace(view, num_live_blocks=400), 0.0)
+    assert composition.chunks == ((0, 100), (1, 100))
+
+
+def test_tdpipe_goes_on_decoding_as_long_as_the_cache_is_nearly_full() -> None:
+    """192 requests a micro-batch do not fit here: ten that fill the cache are the peak."""
+    queue = tuple(waiting(n, 16) for n in range(40))
+    full = make_view(
+        ready=(decode(7),),
+        waiting=queue,
+        forecast=room_for(60),
+        state=DECODE,
+        micro_batch_sizes=(5, 5),
+        num_held_blocks=95,
+    )
+    composition = TDPipePolicy().compose(full, 0.0)
+    assert composition.state is not None
+    assert composition.state.phase is Phase.DECODE
+    drained = msgspec.structs.replace(full, micro_batch_sizes=(1, 1), num_held_blocks=19)
+    composition = TDPipePolicy().compose(drained, 0.0)
+    assert composition.state is not None
+    assert composition.state.phase is Phase.PREFILL
 
 
 def test_work_above_the_mean_goes_to_the_smallest() -> None:
