@@ -1,56 +1,53 @@
-"""How many layers each stage gets. Pure."""
+"""How many layers each stage gets: a model's costs by its shape, for ``layer_split``. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from pipemax_worker.contract.geometry import KV_DTYPE_BYTES
 from pipemax_worker.contract.model_config import ModelConfig
-from pipemax_worker.errors import UnsupportedModelError
+from pipemax_worker.pipeline.layer_split import SplitCosts, split_layers
 
 
-def partition_layers(
-    config: ModelConfig, num_stages: int, head_share: float = 1.0
-) -> tuple[int, ...]:
-    """Layers of each stage, so that the slowest stage is as fast as can be.
+def derive_split_costs(
+    config: ModelConfig,
+    head_share: float = 1.0,
+    dtype: str = "bfloat16",
+    kv_dtype: str = "bfloat16",
+) -> SplitCosts:
+    """Times in the unit of reading one byte: a decode step takes as long as it takes to read its
+    weights and its KV once.
 
-    A pipeline runs at its slowest stage's pace. In units of one layer, the LM head costs the last
-    stage its parameters over a layer's, times ``head_share``: 1 where a step's time is that of
-    reading the weights, which it reads once like a layer's; less where time goes with the rows, of
-    which the head sees only those that are sampled. The embedding is looked up and costs the first
-    stage no time, but room: of all splits that are equally fast, the one whose heaviest stage
-    weighs least is taken (every stage has the same number of KV slots), and then the most even one.
-
-    Raises UnsupportedModelError if there are more stages than layers.
+    ``head_share``: of the LM head's time by its size. 1 where a step's time is that of reading;
+    less where time goes with the rows, of which the head sees only those that are sampled.
     """
-    num_layers = config.num_hidden_layers
-    if num_stages > num_layers:
-        raise UnsupportedModelError(
-            f"the model has {num_layers} layers, so it can be cut into at most {num_layers} "
-            f"stages, not {num_stages}; lower parallelism.stagesPerNode"
-        )
-    if num_stages == 1:
-        return (num_layers,)
-    head_layers = config.embedding_parameters / config.layer_parameters
-    return min(
-        (
-            (first, *_even(num_layers - first - last, num_stages - 2), last)
-            for first in range(1, num_layers - num_stages + 2)
-            for last in range(1, num_layers - first - num_stages + 3)
-            if num_stages > 2 or first + last == num_layers
-        ),
-        key=lambda split: _cost(split, head_layers, head_share),
+    element_bytes = KV_DTYPE_BYTES[dtype]
+    layers = range(config.num_hidden_layers)
+    layer_bytes = tuple(config.stored_layer_parameters(n) * element_bytes for n in layers)
+    table_bytes = config.embedding_parameters * element_bytes
+    kv_bytes = config.kv_bytes_per_token_and_layer_element * KV_DTYPE_BYTES[kv_dtype]
+    return SplitCosts(
+        layer_bytes=layer_bytes,
+        layer_seconds=tuple(map(float, layer_bytes)),
+        kv_bytes_per_token=kv_bytes,
+        kv_seconds_per_token=float(kv_bytes),
+        embedding_bytes=table_bytes,
+        head_bytes=table_bytes,
+        head_seconds=head_share * table_bytes,
     )
 
 
-def _even(num_layers: int, num_stages: int) -> tuple[int, ...]:
-    """The stages in the middle cost the same a layer, so the even split is their best."""
-    if num_stages == 0:
-        return ()
-    each, more = divmod(num_layers, num_stages)
-    return (each + 1,) * more + (each,) * (num_stages - more)
+def partition_layers(
+    config: ModelConfig,
+    num_stages: int,
+    head_share: float = 1.0,
+    room_bytes: Sequence[int] | None = None,
+    dtype: str = "bfloat16",
+    kv_dtype: str = "bfloat16",
+) -> tuple[int, ...]:
+    """As ``split_layers`` says, by the model's shape.
 
-
-def _cost(
-    split: tuple[int, ...], head_layers: float, head_share: float
-) -> tuple[float, float, int]:
-    slowest = max(*split[:-1], split[-1] + head_share * head_layers)
-    heaviest = max(split[0] + head_layers, *split[1:-1], split[-1] + head_layers)
-    return slowest, heaviest, sum(layers * layers for layers in split)
+    Raises UnsupportedModelError if there are more stages than layers.
+    """
+    costs = derive_split_costs(config, head_share, dtype, kv_dtype)
+    return split_layers(costs, num_stages, room_bytes)

@@ -39,6 +39,7 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     nvme_folder          exists; None: no NVMe tier.
     dummy_weights_seed   random weights of this seed; None: those in ``model_folder``.
     adopts_nvme_files    ``nvme_folder`` holds KV files that an earlier run has parked.
+    layers_of_stage      how the model is cut; None: by cost (``layer_split``).
     """
 
     model_folder: Path
@@ -58,6 +59,7 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     memory_limit_bytes: int | None = None
     dummy_weights_seed: int | None = None
     adopts_nvme_files: bool = False
+    layers_of_stage: tuple[int, ...] | None = None
 
 
 def build_geometry(settings: PipelineSettings, gpu_memory_bytes: Sequence[int] = ()) -> KVGeometry:
@@ -73,9 +75,7 @@ def build_geometry(settings: PipelineSettings, gpu_memory_bytes: Sequence[int] =
         kv_dtype=settings.kv_dtype,
         num_kv_heads=config.num_key_value_heads,
         head_dim=config.head_dim,
-        layers_of_stage=partition_layers(
-            config, settings.num_stages, CPU_HEAD_SHARE if settings.device == "cpu" else 1.0
-        ),
+        layers_of_stage=_choose_layers(settings, gpu_memory_bytes),
         num_device_slots=0,
         num_host_slots=0,
         num_nvme_slots=0,
@@ -97,6 +97,25 @@ def build_geometry(settings: PipelineSettings, gpu_memory_bytes: Sequence[int] =
             f"are {min(device_bytes)}; raise engine.deviceKvCache or lower engine.blockTokens"
         )
     return geometry
+
+
+def _choose_layers(settings: PipelineSettings, gpu_memory_bytes: Sequence[int]) -> tuple[int, ...]:
+    """On GPUs whose memory is what KV has room in, by that room too."""
+    if settings.layers_of_stage is not None:
+        return settings.layers_of_stage
+    stages = range(settings.num_stages)
+    is_cuda = settings.device == "cuda"
+    room_bytes = None
+    if is_cuda and settings.device_kv_bytes is None and len(gpu_memory_bytes) >= len(stages):
+        room_bytes = [_room_without_weights(settings, s, gpu_memory_bytes[s]) for s in stages]
+    return partition_layers(
+        settings.model_config,
+        settings.num_stages,
+        1.0 if is_cuda else CPU_HEAD_SHARE,
+        room_bytes,
+        settings.dtype,
+        settings.kv_dtype,
+    )
 
 
 def build_stage_configs(
@@ -146,7 +165,9 @@ def weight_bytes(
     num_tables = is_first + is_last
     if is_first and is_last and config.tie_word_embeddings:
         num_tables = 1
-    parameters = layers_of_stage[stage] * config.layer_parameters
+    first = sum(layers_of_stage[:stage])
+    layers = range(first, first + layers_of_stage[stage])
+    parameters = sum(map(config.stored_layer_parameters, layers))
     return (parameters + num_tables * config.embedding_parameters) * KV_DTYPE_BYTES[dtype]
 
 
@@ -154,10 +175,21 @@ def activation_bytes(settings: PipelineSettings, stage: int) -> int:
     """Most bytes of a forward's temporaries: the widest point of a layer with some tensors alive
     at once, and on the last stage float32 logits with a sorted copy of them."""
     config = settings.model_config
-    width = 6 * config.hidden_size + 3 * config.intermediate_size
+    width = 6 * config.hidden_size + _mlp_width(config)
     hidden = settings.max_batched_tokens * width * KV_DTYPE_BYTES[settings.dtype]
     is_last = stage == settings.num_stages - 1
     return hidden + (4 * 4 * settings.max_num_requests * config.vocab_size if is_last else 0)
+
+
+def _mlp_width(config: ModelConfig) -> int:
+    """Elements of a token's temporaries: gate, up and their product, with experts once for each
+    that the token goes through, beside what that makes of it."""
+    experts = config.experts
+    if experts is None:
+        return 3 * config.intermediate_size
+    of_experts = experts.num_experts_per_tok * (3 * experts.intermediate_size + config.hidden_size)
+    has_dense_layers = len(experts.layers) < config.num_hidden_layers
+    return max(of_experts, 3 * config.intermediate_size if has_dense_layers else 0)
 
 
 def _device_kv_bytes(
@@ -183,11 +215,10 @@ def _device_kv_bytes(
 def _room_on_gpu(
     settings: PipelineSettings, geometry: KVGeometry, stage: int, memory_bytes: int
 ) -> int:
-    limit = min(memory_bytes, settings.memory_limit_bytes or memory_bytes)
-    usable = int(limit * settings.memory_fraction)
+    usable = _usable_bytes(settings, memory_bytes)
     weights = weight_bytes(settings.model_config, geometry.layers_of_stage, stage, settings.dtype)
+    room = _room_without_weights(settings, stage, memory_bytes) - weights
     buffers = activation_bytes(settings, stage) + CUDA_RESERVE_BYTES
-    room = usable - weights - buffers
     if room < geometry.slot_bytes(stage):
         raise KVTierError(
             f"stage {stage}: weights of {weights / _GIB:.1f} GiB and buffers of "
@@ -195,3 +226,14 @@ def _room_on_gpu(
             "use more stages, or lower engine.maxBatchedTokens or engine.maxNumRequests"
         )
     return room
+
+
+def _usable_bytes(settings: PipelineSettings, memory_bytes: int) -> int:
+    limit = min(memory_bytes, settings.memory_limit_bytes or memory_bytes)
+    return int(limit * settings.memory_fraction)
+
+
+def _room_without_weights(settings: PipelineSettings, stage: int, memory_bytes: int) -> int:
+    """Of a stage's GPU, for weights and KV together."""
+    buffers = activation_bytes(settings, stage) + CUDA_RESERVE_BYTES
+    return _usable_bytes(settings, memory_bytes) - buffers

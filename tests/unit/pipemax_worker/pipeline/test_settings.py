@@ -7,7 +7,7 @@ import pytest
 from kit.fake_model import fake_model_config
 from kit.pipeline_driver import make_settings
 from pipemax_worker.contract.geometry import KVGeometry
-from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.contract.model_config import ModelConfig, parse_model_config
 from pipemax_worker.errors import KVTierError, StageDiedError
 from pipemax_worker.pipeline.cores import available_cores
 from pipemax_worker.pipeline.settings import (
@@ -98,6 +98,71 @@ def test_the_smallest_gpu_decides() -> None:
     mixed = build_geometry(on_gpu(), [48 * GIB, 24 * GIB, 48 * GIB, 48 * GIB])
     roomy = build_geometry(on_gpu(), [48 * GIB] * 4)
     assert mixed.num_device_slots < roomy.num_device_slots
+
+
+def test_layers_go_where_there_is_room_for_kv() -> None:
+    """A stage whose GPU is smaller gets fewer, and all stages more KV for it."""
+    memory = [24 * GIB, 21 * GIB, 24 * GIB, 24 * GIB]
+    geometry = build_geometry(on_gpu(), memory)
+    assert geometry.layers_of_stage[1] == min(geometry.layers_of_stage)
+    even = build_geometry(on_gpu(layers_of_stage=(16, 16, 16, 16)), memory)
+    assert geometry.num_device_slots > even.num_device_slots
+
+
+def test_the_jobs_own_split_is_taken(tmp_path: Path) -> None:
+    settings = make_settings(3, folder=tmp_path, model_config=fake_model_config(7))
+    settings = msgspec.structs.replace(settings, layers_of_stage=(1, 5, 1))
+    geometry = build_geometry(settings)
+    assert geometry.layers_of_stage == (1, 5, 1)
+    configs = build_stage_configs(settings, geometry)
+    assert [config.first_layer for config in configs] == [0, 1, 6]
+
+
+def test_a_fixed_device_tier_is_split_by_time_alone() -> None:
+    """Its room does not depend on the weights."""
+    fixed = on_gpu(device_kv_bytes=1 << 30)
+    small_first = build_geometry(fixed, [20 * GIB, *[80 * GIB] * 3])
+    assert small_first.layers_of_stage == (15, 17, 17, 15)
+
+
+class TestExperts:
+    """Layers 1 and 3 of four have eight experts, of which a token takes two."""
+
+    CONFIG = parse_model_config(
+        {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "vocab_size": 100,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "moe_intermediate_size": 32,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "decoder_sparse_step": 2,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+        },
+        "config.json",
+    )
+    ATTENTION, TABLE = 4 * 64 * 64, 100 * 64
+    DENSE, EXPERTS = 3 * 64 * 96, 8 * 3 * 64 * 32 + 8 * 64
+
+    def test_weights_of_each_stage(self) -> None:
+        found = [weight_bytes(self.CONFIG, (1, 1, 2), stage, "bfloat16") for stage in range(3)]
+        assert found == [
+            2 * (self.ATTENTION + self.DENSE + self.TABLE),
+            2 * (self.ATTENTION + self.EXPERTS),
+            2 * (2 * self.ATTENTION + self.DENSE + self.EXPERTS + self.TABLE),
+        ]
+
+    def test_temporaries_of_the_widest_layer(self) -> None:
+        settings = make_settings(2, model_config=self.CONFIG)
+        rows = settings.max_batched_tokens * 4
+        of_experts = 2 * (3 * 32 + 64)
+        assert activation_bytes(settings, 0) == rows * (6 * 64 + of_experts)
+        wide = msgspec.structs.replace(self.CONFIG, intermediate_size=200)
+        settings = msgspec.structs.replace(settings, model_config=wide)
+        assert activation_bytes(settings, 0) == rows * (6 * 64 + 3 * 200)
 
 
 def test_weights_that_do_not_fit_are_named_in_the_error() -> None:
