@@ -37,6 +37,9 @@ _SAMPLE_SHARE = 3
 SYSTEMS = (*POLICIES, *RIVALS)
 """Policies of our engine, and systems that are simulated only."""
 
+COMPARED = (*POLICIES, "seesaw", "vllm-tp")
+"""Unless the command line says otherwise: one row a system."""
+
 EXAMPLES = """\
 examples:
   pipemax plan job.yaml --hardware 8x4090
@@ -96,9 +99,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add(
         "--policies",
         type=_policies,
-        default=SYSTEMS,
+        default=COMPARED,
         metavar="A,B",
-        help=f"to compare (default: {','.join(SYSTEMS)})",
+        help=f"to compare, of {','.join(SYSTEMS)} (default: {','.join(COMPARED)})",
     )
     add("--price-per-gpu-hour", type=float, metavar="USD", help="default: the profile's assumption")
     add("--price-per-kwh", type=float, default=0.0, metavar="USD", help="if not in the rent")

@@ -1,4 +1,4 @@
-"""Systems that are simulated only, to compare with: none of them can be run by our engine."""
+"""Systems that are simulated only, to compare with: a job cannot choose them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Callable
 
 from pipemax_worker.errors import JobFileError
 from pipemax_worker.planner.rivals.seesaw import simulate_seesaw
+from pipemax_worker.planner.rivals.tdpipe import (
+    simulate_tdpipe_oracle,
+    simulate_tdpipe_predictor,
+)
 from pipemax_worker.planner.rivals.vllm_tp import simulate_vllm_tp
 from pipemax_worker.planner.simulation import SimulationResult, SimulationSettings
 from pipemax_worker.planner.workload import Workload
@@ -13,6 +17,8 @@ from pipemax_worker.planner.workload import Workload
 RIVALS: dict[str, Callable[[SimulationSettings, Workload], SimulationResult]] = {
     "seesaw": simulate_seesaw,
     "vllm-tp": simulate_vllm_tp,
+    "tdpipe-oracle": simulate_tdpipe_oracle,
+    "tdpipe-predictor": simulate_tdpipe_predictor,
 }
 
 

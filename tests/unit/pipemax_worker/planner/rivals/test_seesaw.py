@@ -174,5 +174,5 @@ def test_what_can_never_run_is_refused() -> None:
 
 
 def test_an_unknown_rival_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(JobFileError, match="seesaw, vllm-tp"):
+    with pytest.raises(JobFileError, match="seesaw, tdpipe-oracle, tdpipe-predictor, vllm-tp"):
         simulate_rival("flexgen", make_settings(), Workload(((1, 1),)))
