@@ -101,7 +101,8 @@ def operator_metrics(num_jobs: int = 1) -> OperatorMetrics:
             "status": {"phase": "Running", "startTime": when, "attempt": 1},
         }
         metrics.show_energy("batch", name, {"joules": 360_000, "gpuHours": 1.5})
-        metrics.show_times(document, 3600, datetime(2026, 11, 22, 13, tzinfo=UTC))
+        now = datetime(2026, 11, 22, 13, tzinfo=UTC)
+        metrics.show_times(document, now, now)
     with metrics.reconciling():
         metrics.note_event("pods")
         metrics.note_call("patch", "jobs", 200)

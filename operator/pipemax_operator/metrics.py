@@ -172,15 +172,14 @@ class OperatorMetrics:
             "job_gpu_seconds", (namespace, job), None if hours is None else 3600 * hours
         )
 
-    def show_times(self, document: Document, deadline_seconds: int | None, now: datetime) -> None:
-        """A job's times, of the API server's document with its present status. ``attempts`` is
-        there from the first on."""
+    def show_times(self, document: Document, deadline: datetime | None, now: datetime) -> None:
+        """A job's times, of the API server's document with its present status. ``deadline``: when
+        its child Job is ended. ``attempts`` is there from the first on."""
         metadata, status = document["metadata"], document.get("status") or {}
         start, created = status.get("startTime"), metadata.get("creationTimestamp")
-        is_running = status.get("phase") == "Running"
         values: dict[str, float | None] = dict.fromkeys(_TIMES)
-        if start and is_running and deadline_seconds is not None:
-            values["deadline_timestamp_seconds"] = _seconds(start) + deadline_seconds
+        if deadline is not None and status.get("phase") == "Running":
+            values["deadline_timestamp_seconds"] = deadline.timestamp()
         if created and (start or status.get("phase") in ("Pending", "Suspended")):
             until = _seconds(start) if start else now.timestamp()
             values["queue_wait_seconds"] = max(0.0, until - _seconds(created))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pipemax_operator.conditions import parse_time
@@ -85,10 +85,18 @@ def count_indexes(text: str) -> int:
     return total
 
 
+def find_deadline(child: Document | None, deadline_seconds: int | None) -> datetime | None:
+    """When a child Job is ended; none without a deadline, or before it has started."""
+    start = parse_batch_job(child).start_time if child else None
+    if start is None or deadline_seconds is None:
+        return None
+    return start + timedelta(seconds=deadline_seconds)
+
+
 def parse_pod(document: Document) -> ObservedPod:
     metadata, status = document["metadata"], document.get("status") or {}
     spec = document.get("spec") or {}
-    created = metadata.get("creationTimestamp")
+    created, started = metadata.get("creationTimestamp"), status.get("startTime")
     return ObservedPod(
         name=metadata["name"],
         phase=status.get("phase", "Pending"),
@@ -100,6 +108,7 @@ def parse_pod(document: Document) -> ObservedPod:
         is_ready=_has_condition(status, "Ready"),
         is_terminating="deletionTimestamp" in metadata,
         since=parse_time(created) if created else None,
+        started_at=parse_time(started) if started else None,
         given_up_at=_given_up_at(status),
         unready_since=_unready_since(status),
         waiting=_waiting(status),

@@ -73,7 +73,7 @@ class Termination:
 @dataclass(frozen=True)
 class ObservedPod:
     """One worker pod. ``waiting``: (reason, message) of why it does not run, from the kubelet or
-    the scheduler; ``since``: when it was made.
+    the scheduler; ``since``: when it was made; ``started_at``: when a node took it.
 
     given_up_at     when Kubernetes asked for its end because its node does not answer.
     unready_since   when Kubernetes marked it as not ready for its node's sake, its container being
@@ -90,6 +90,7 @@ class ObservedPod:
     is_ready: bool = False
     is_terminating: bool = False
     since: datetime | None = None
+    started_at: datetime | None = None
     given_up_at: datetime | None = None
     unready_since: datetime | None = None
     waiting: tuple[str, str] | None = None

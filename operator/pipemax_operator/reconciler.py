@@ -21,7 +21,7 @@ from pipemax_operator.kueue import may_have_workload
 from pipemax_operator.metrics import OperatorMetrics
 from pipemax_operator.node_loss import build_end
 from pipemax_operator.node_loss_watch import MAX_GAP_SECONDS, NodeLossWatch
-from pipemax_operator.observation import observe, parse_batch_job, parse_pod
+from pipemax_operator.observation import find_deadline, observe, parse_batch_job, parse_pod
 from pipemax_operator.observed import ObservedNode
 from pipemax_operator.plan import Event, Plan, plan
 from pipemax_operator.pod_events import MAX_PODS, is_silent
@@ -81,7 +81,8 @@ class Reconciler:
         if (document := await self._cluster.get_inference_job(namespace, name)) is None:
             return 0.0
         job = parse_inference_job(document)
-        made, version = await self._plan(document, job, namespace, progress, events, nodes)
+        made, child = await self._plan(document, job, namespace, progress, events, nodes)
+        version = child["metadata"].get("resourceVersion", "") if child else ""
         try:
             await self._carry_out(made, document, version, namespace, name)
         except ForbiddenError as error:
@@ -90,7 +91,8 @@ class Reconciler:
         status = made.status or document.get("status") or {}
         self._metrics.show(namespace, name, status.get("phase", ""), status.get("progress", {}))
         self._metrics.show_energy(namespace, name, status.get("energy") or {})
-        self._metrics.show_times({**document, "status": status}, job.spec.deadline, self._now())
+        deadline = find_deadline(child, job.spec.deadline)
+        self._metrics.show_times({**document, "status": status}, deadline, self._now())
         if made.status is not None and made.requeue_seconds is None:
             return 0.0  # our own write is no event to us, and an end has a time to live
         return made.requeue_seconds
@@ -116,8 +118,8 @@ class Reconciler:
         progress: dict[str, Document],
         events: dict[str, Sequence[Document]],
         nodes: tuple[ObservedNode, ...] | None,
-    ) -> tuple[Plan, str]:
-        """The plan, and the version of the child Job that it was made from."""
+    ) -> tuple[Plan, Document | None]:
+        """The plan, and the child Job that it was made from."""
         name = job.metadata.name
         batch_job, pods = await asyncio.gather(
             self._cluster.get_batch_job(namespace, names.child_name(name)),
@@ -125,13 +127,12 @@ class Reconciler:
         )
         if batch_job is not None and not owns(document, batch_job):
             # Of a job of the same name that was deleted: the garbage collector takes it soon.
-            return Plan(requeue_seconds=_PREDECESSOR_SECONDS), ""
+            return Plan(requeue_seconds=_PREDECESSOR_SECONDS), None
         pods = [pod for pod in pods if batch_job is None or owns(batch_job, pod)]
         workload = await self._find_workload(job, batch_job, namespace)
         observed = observe(document, batch_job, pods, progress, workload, events)
         observed = self._node_loss.add((namespace, name), observed, nodes, self._now())
-        version = batch_job["metadata"].get("resourceVersion", "") if batch_job else ""
-        return plan(job, observed, self._now(), self._settings, namespace), version
+        return plan(job, observed, self._now(), self._settings, namespace), batch_job
 
     async def _find_workload(
         self, job: InferenceJob, batch_job: Document | None, namespace: str

@@ -77,8 +77,13 @@ def _num_attempts(observed: Observed) -> int:
 
 
 def _start_time(observed: Observed) -> str | None:
+    """Of the first pod that ran. The child Job starts earlier: without a queue at once, however
+    long its pods wait for a node."""
     child = observed.job
-    return format_time(child.start_time) if child and child.start_time else None
+    times = [pod.started_at for pod in observed.pods if pod.phase != "Pending" and pod.started_at]
+    if not times and child and child.start_time and child.succeeded + child.failed:
+        times = [child.start_time]  # of its pods, none is left
+    return format_time(min(times)) if times else None
 
 
 def _shards(observed: Observed) -> dict[str, Any] | None:

@@ -51,12 +51,12 @@ def document(phase: str, **metadata: object) -> dict[str, Any]:
 
 def test_a_jobs_times() -> None:
     metrics, now = OperatorMetrics(), datetime(2026, 11, 22, 11, 10, tzinfo=UTC)
-    metrics.show_times(document("Pending"), 3600, now)
+    metrics.show_times(document("Pending"), now, now)
     assert value(metrics, "job_queue_wait_seconds", **JOB) == 600
     assert value(metrics, "job_deadline_timestamp_seconds", **JOB) is None
     running = document("Running")
     running["status"]["startTime"] = "2026-11-22T11:20:00Z"
-    metrics.show_times(running, 2400, now)
+    metrics.show_times(running, datetime(2026, 11, 22, 12, tzinfo=UTC), now)
     assert value(metrics, "job_queue_wait_seconds", **JOB) == 1200
     assert value(metrics, "job_deadline_timestamp_seconds", **JOB) == 1795348800
     assert value(metrics, "job_attempts", **JOB) == 2

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from pipemax_operator.observation import count_indexes, parse_batch_job, parse_pod
+from pipemax_operator.observation import (
+    count_indexes,
+    find_deadline,
+    parse_batch_job,
+    parse_pod,
+)
 
 
 @pytest.mark.parametrize(("text", "count"), [("", 0), ("3", 1), ("1,3-5,7", 5), ("0-9", 10)])
@@ -17,6 +23,14 @@ def test_index_lists(text: str, count: int) -> None:
 def test_a_new_child_has_no_status_yet() -> None:
     job = parse_batch_job({"metadata": {"uid": "u"}, "spec": {"suspend": True}})
     assert (job.suspended, job.active, job.conditions) == (True, 0, ())
+
+
+def test_the_deadline_counts_from_the_childs_start() -> None:
+    child = {"metadata": {"uid": "u"}, "spec": {}, "status": {"startTime": "2026-11-22T12:00:00Z"}}
+    assert find_deadline(child, 90) == datetime(2026, 11, 22, 12, 1, 30, tzinfo=UTC)
+    assert find_deadline(child, None) is None
+    assert find_deadline({**child, "status": {}}, 90) is None
+    assert find_deadline(None, 90) is None
 
 
 def pod(status: dict[str, Any]) -> dict[str, Any]:
