@@ -85,11 +85,12 @@ def _transition_rules() -> list[Rule]:
     ] + [
         Rule(
             "spec.parallelism",
-            "has(self.stagesPerNode) == has(oldSelf.stagesPerNode) && "
-            "(!has(self.stagesPerNode) || self.stagesPerNode == oldSelf.stagesPerNode)",
-            "spec.parallelism.stagesPerNode cannot be changed: make a new InferenceJob",
-            ".stagesPerNode",
+            f"has(self.{name}) == has(oldSelf.{name}) && "
+            f"(!has(self.{name}) || self.{name} == oldSelf.{name})",
+            f"spec.parallelism.{name} cannot be changed: make a new InferenceJob",
+            f".{name}",
         )
+        for name in ("stagesPerNode", "layersPerStage")
     ]
 
 
@@ -123,6 +124,13 @@ CEL_RULES: tuple[Rule, ...] = (
         "expected Wait: the output is on the lost node alone (shared: true says that its path is "
         "the same folder on all nodes)",
         ".nodeLoss.policy",
+    ),
+    Rule(
+        "spec.parallelism",
+        "!has(self.stagesPerNode) || !has(self.layersPerStage) || "
+        "size(self.layersPerStage) == self.stagesPerNode",
+        "expected one number for each of the stages that stagesPerNode says",
+        ".layersPerStage",
     ),
     Rule(
         "spec.sampling",

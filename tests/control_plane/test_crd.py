@@ -118,6 +118,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "spec.nodeLoss.policy",
     ),
     "unknown policy for lost nodes": ({"nodeLoss.policy": "Retry"}, "spec.nodeLoss.policy"),
+    "layers for other stages": (
+        {"parallelism.stagesPerNode": 4, "parallelism.layersPerStage": [16, 17, 15]},
+        "spec.parallelism.layersPerStage",
+    ),
+    "a stage without layers": (
+        {"parallelism.layersPerStage": [16, 0, 16]},
+        "spec.parallelism.layersPerStage",
+    ),
     "minTokens above maxTokens": (
         {"sampling.minTokens": 9, "sampling.maxTokens": 8},
         "spec.sampling.minTokens",
@@ -168,6 +176,10 @@ ACCEPTED: dict[str, dict[str, Any]] = {
         "output.shared": True,
     },
     "lost nodes waited for": {"nodeLoss.policy": "Wait", "output.uri": "hostPath:///out"},
+    "layers of each stage": {
+        "parallelism.stagesPerNode": 4,
+        "parallelism.layersPerStage": [15, 17, 17, 15],
+    },
     "hub id": {"model.uri": "organisation/name", "model.revision": "main"},
     "nvme": {"kvCache.nvme": NVME, "kvCache.host": "200Gi"},
     "nvme on a claim": {
@@ -200,6 +212,7 @@ def test_what_a_record_depends_on_cannot_change(
         ({"output.uri": "s3://results/other/"}, "spec.output"),
         ({"resumeFrom": "s3://results/earlier/"}, "spec.resumeFrom"),
         ({"parallelism.stagesPerNode": 4}, "spec.parallelism.stagesPerNode"),
+        ({"parallelism.layersPerStage": [9, 7]}, "spec.parallelism.layersPerStage"),
     ):
         said = create(control_plane, namespace, job(changes))
         assert f"{field} cannot be changed" in said, said

@@ -80,7 +80,7 @@ def num_gpus(job: InferenceJob, settings: OperatorSettings) -> int:
     reserve them all the same."""
     if job.spec.engine.device == "cpu":
         return settings.gpus_for_cpu_jobs
-    return job.spec.parallelism.stages_per_node or DEFAULT_GPUS_PER_NODE
+    return job.spec.parallelism.num_stages or DEFAULT_GPUS_PER_NODE
 
 
 def grace_period_seconds(job: InferenceJob, settings: OperatorSettings) -> int:

@@ -81,6 +81,8 @@ def test_gpus_memory_and_shared_memory() -> None:
     assert limits["nvidia.com/gpu"] == "4"
     assert int(limits["memory"]) == 200 * 2**30 + 8 * 2**30 + 16 * 2**30
     assert "nvidia.com/gpu" not in worker_of(engine={"device": "cpu"})["resources"]["limits"]
+    uneven = worker_of(parallelism={"layersPerStage": [15, 17, 17, 15, 16]})
+    assert uneven["resources"]["limits"]["nvidia.com/gpu"] == "5"
 
 
 def test_the_worker_may_do_little() -> None:

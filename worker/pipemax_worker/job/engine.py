@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pipemax_worker.job.quantities import Duration, PositiveQuantity
-from pipemax_worker.job.section import Section
+from pipemax_worker.job.section import BrokenRule, Section
+
+LayerCounts = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=4096)], ...],
+    Field(strict=False, min_length=1, max_length=64),
+]
 
 
 class ParallelismSpec(Section):
@@ -19,8 +25,28 @@ class ParallelismSpec(Section):
     stops the workers then and queues the job again."""
 
     stages_per_node: Annotated[int, Field(ge=1, le=64)] | None = None
-    """Pipeline stages of a node; each has its own process and, on GPUs, its own GPU. Absent: one
-    for each GPU, or 1 on a CPU."""
+    """Pipeline stages of a node; each has its own process and, on GPUs, its own GPU. Absent: as
+    many as `layersPerStage` names, else one for each GPU, or 1 on a CPU."""
+
+    layers_per_stage: LayerCounts | None = None
+    """The model's layers on each stage, from the first to the last, such as `[15, 17, 17, 15]`.
+    Absent: split by the time that layers, LM head and sampling take, and by the room that they
+    leave for KV on each GPU."""
+
+    @property
+    def num_stages(self) -> int | None:
+        """Stages of a node, if the job says how many."""
+        if self.layers_per_stage is not None:
+            return len(self.layers_per_stage)
+        return self.stages_per_node
+
+    def broken_rules(self) -> Iterator[BrokenRule]:
+        if self.stages_per_node is not None and self.num_stages != self.stages_per_node:
+            yield BrokenRule(
+                "layersPerStage",
+                f"found {self.num_stages} numbers, expected one for each of the "
+                f"{self.stages_per_node} stages that stagesPerNode says",
+            )
 
 
 class EngineSpec(Section):

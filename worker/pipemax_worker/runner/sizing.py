@@ -70,7 +70,7 @@ def derive_session_settings(
     """Fill in what the job leaves open. Raises JobFileError."""
     engine = spec.engine
     device = choose_device(engine.device, num_gpus)
-    num_stages = spec.parallelism.stages_per_node or (num_gpus if device == "cuda" else 1)
+    num_stages = spec.parallelism.num_stages or (num_gpus if device == "cuda" else 1)
     num_micro_batches = engine.micro_batches or num_stages
     dtype = choose_dtype(spec.model.dtype, config, device)
     rows = CPU_ROWS_PER_STEP if device == "cpu" else CUDA_ROWS_PER_STEP
@@ -96,6 +96,7 @@ def derive_session_settings(
         device=device,
         device_kv_bytes=engine.device_kv_cache,
         memory_fraction=engine.memory_fraction,
+        layers_of_stage=_check_layers(spec.parallelism.layers_per_stage, config),
     )
     return SessionSettings(
         pipeline=pipeline,
@@ -106,3 +107,15 @@ def derive_session_settings(
         run_ahead=device == "cuda",
         step_timeout_seconds=engine.step_timeout,
     )
+
+
+def _check_layers(
+    layers_per_stage: tuple[int, ...] | None, config: ModelConfig
+) -> tuple[int, ...] | None:
+    """The job's own split. Raises JobFileError if it is one of another model."""
+    if layers_per_stage is not None and sum(layers_per_stage) != config.num_hidden_layers:
+        raise JobFileError(
+            f"spec.parallelism.layersPerStage: found {sum(layers_per_stage)} layers in all, "
+            f"expected {config.num_hidden_layers}, which the model has"
+        )
+    return layers_per_stage

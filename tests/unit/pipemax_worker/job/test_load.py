@@ -36,6 +36,13 @@ FAULTS = {
     "parallelism: {nodes: 0}": (
         "job.yaml:{line}: spec.parallelism.nodes: found 0, expected at least 1"
     ),
+    "parallelism: {stagesPerNode: 4, layersPerStage: [16, 17, 15]}": (
+        "job.yaml:{line}: spec.parallelism.layersPerStage: found 3 numbers, expected one for each "
+        "of the 4 stages that stagesPerNode says"
+    ),
+    "parallelism: {layersPerStage: [16, 0, 16]}": (
+        "job.yaml:{line}: spec.parallelism.layersPerStage[1]: found 0, expected at least 1"
+    ),
     "nodeLoss: {policy: Replace}": (
         "job.yaml:{line}: spec.nodeLoss.policy: found Replace, expected Wait: 'out' is on the lost "
         "node alone (if it is the same folder on all nodes, say so with output.shared: true)"

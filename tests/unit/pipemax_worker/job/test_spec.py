@@ -81,6 +81,14 @@ def test_the_names_of_the_model(model: str, names: tuple[str, ...]) -> None:
     assert spec_of(model=model).model.names == names
 
 
+@pytest.mark.parametrize(
+    ("parallelism", "num_stages"),
+    [("{}", None), ("{stagesPerNode: 3}", 3), ("{layersPerStage: [15, 17, 17, 15]}", 4)],
+)
+def test_stages_are_as_many_as_their_layers_say(parallelism: str, num_stages: int | None) -> None:
+    assert spec_of(f"parallelism: {parallelism}").parallelism.num_stages == num_stages
+
+
 def test_several_inputs_keep_their_order() -> None:
     text = SHORTEST_JOB.replace("{uri: prompts.jsonl}", "{uris: [b.jsonl, a.jsonl]}")
     assert parse_job(text, "job.yaml").spec.input.all_uris == ("b.jsonl", "a.jsonl")
@@ -104,6 +112,8 @@ def test_several_nodes_are_fine_with_a_store_that_they_share(output: str) -> Non
         "sampling: {minTokens: 5, maxTokens: 5}",
         "sampling: {minTokens: 5}",
         "kvCache: {host: 0}",
+        "parallelism: {layersPerStage: [16]}",
+        "parallelism: {stagesPerNode: 4, layersPerStage: [15, 17, 17, 15]}",
         "scheduling: {tolerations: [{operator: Exists}]}",
         "scheduling: {tolerations: [{key: a, effect: NoExecute, tolerationSeconds: 0}]}",
     ],

@@ -87,6 +87,18 @@ def test_defaults_on_gpus(job: JobFolder) -> None:
     assert settings.run_ahead
 
 
+def test_the_jobs_own_split_of_layers(job: JobFolder, config: ModelConfig) -> None:
+    num_layers = config.num_hidden_layers
+    split = [1, num_layers - 2, 1]
+    pipeline = settings_of(job, {"parallelism.layersPerStage": split}).pipeline
+    assert (pipeline.num_stages, pipeline.layers_of_stage) == (3, tuple(split))
+    with pytest.raises(
+        JobFileError,
+        match=rf"layersPerStage: found {num_layers + 1} layers in all, expected {num_layers}",
+    ):
+        settings_of(job, {"parallelism.layersPerStage": [1, num_layers]})
+
+
 def test_what_the_job_says_is_taken(job: JobFolder, tmp_path: Path) -> None:
     engine = {
         "blockTokens": 4,
