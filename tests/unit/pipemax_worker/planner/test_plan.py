@@ -130,6 +130,10 @@ def test_the_text_names_the_best_and_what_limits_it(report: PlanReport) -> None:
     assert "nothing was measured here" in text
     assert f"best: policy {report.best.policy}, maxBatchedTokens" in text
     assert "vllm: limited by" in text
+    assert "tdpipe: cannot run there: no room for KV" in text
+    tables = [line for line in text.splitlines() if line.endswith(("%", "out", "busy)"))]
+    assert tables
+    assert max(map(len, tables)) <= 80
 
 
 def test_a_plan_is_json(report: PlanReport) -> None:
