@@ -32,8 +32,15 @@ JOB = WatchedJob(
     engine={"microBatches": 2, "maxNumRequests": 96, "deviceKvCache": "6400Ki"},
     kv_cache={"host": "6Mi", "nvme": {"emptyDir": {}, "size": "64Mi"}},
 )
+
+
+def without_nought(query: str) -> str:
+    """What the query finds of itself; that no alert fires is an answer."""
+    return query if "ALERTS" in query else query.removesuffix(" or vector(0)")
+
+
 QUERIES = {
-    f"{panel.dashboard} / {panel.title} / {number}": fill_in(query)
+    f"{panel.dashboard} / {panel.title} / {number}": without_nought(fill_in(query))
     for dashboard in DASHBOARDS
     for panel in panels_of(dashboard)
     if not panel.needs_gpu

@@ -36,6 +36,7 @@ DASHBOARD = Dashboard(
             unit="percentunit",
             width=6,
             thresholds=((0.7, "orange"), (0.9, "red")),
+            decimals=2,
         ),
         panel(
             *("Blocks by tier and state", "Used by requests, kept for prefix sharing, free."),

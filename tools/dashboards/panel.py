@@ -25,6 +25,9 @@ class Panel:
     unit       Grafana's name of it: short, s, percentunit, bytes, Bps.
     width      of 24 columns.
     thresholds from which value on a stat or gauge has which colour, beside its first one.
+    has_course whether a stat shows the course behind its value: then the last one that there was
+               stays, so its query must always have one. Without, it tells of now alone.
+    decimals   of the number; None: Grafana's choice.
     """
 
     title: str
@@ -36,6 +39,12 @@ class Panel:
     stacked: bool = False
     colour: str = "green"
     thresholds: tuple[tuple[float, str], ...] = ()
+    has_course: bool = False
+    decimals: int | None = None
+
+    @property
+    def is_instant(self) -> bool:
+        return self.kind in ("stat", "gauge") and not self.has_course
 
     @property
     def height(self) -> int:
@@ -47,6 +56,8 @@ def field_defaults(one: Panel) -> Json:
     steps = [{"value": None, "color": one.colour}]
     steps += [{"value": value, "color": colour} for value, colour in one.thresholds]
     defaults: Json = {"unit": one.unit, "thresholds": {"mode": "absolute", "steps": steps}}
+    if one.decimals is not None:
+        defaults["decimals"] = one.decimals
     if one.kind == "gauge":
         defaults |= {"min": 0, "max": 1}
     if one.kind in ("stat", "gauge"):
@@ -88,7 +99,7 @@ def _stat_options(one: Panel) -> Json:
         "orientation": "auto",
         "reduceOptions": _LAST_VALUE,
         "colorMode": "value",
-        "graphMode": "area",
+        "graphMode": "area" if one.has_course else "none",
         "justifyMode": "auto",
         "textMode": "auto",
         "wideLayout": True,

@@ -89,7 +89,8 @@ def _build_panel(one: Panel, number: int, place: Json) -> Json:
                 "datasource": DATA_SOURCE,
                 "expr": query.expression,
                 "legendFormat": query.legend or "__auto",
-                "range": True,
+                "instant": one.is_instant,
+                "range": not one.is_instant,
                 "format": "heatmap" if one.kind == "heatmap" else "time_series",
             }
             for index, query in enumerate(one.queries)
