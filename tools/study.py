@@ -1,6 +1,6 @@
 """Simulates the study of docs/study.md, and writes its tables.
 
-    python tools/study.py [--requests 5000] [--cells PATTERNS] [--processes 2] [--tables-only]
+    python tools/study.py [--requests 5000] [--cells PATTERNS] [--processes 2] [--tries N] [--tables-only]
 
 Every cell (cards, model, lengths, system, KV type, host tier, ablation) is simulated once; its
 figures lie in out/study/REQUESTS/, so that a run that was stopped goes on. ``--cells``: patterns of
@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
 from planner_study.cells import all_cells, select  # noqa: E402 (the path is set above)
 from planner_study.document import write_tables  # noqa: E402
-from planner_study.running import Folder, Outcome, run_cells  # noqa: E402
+from planner_study.running import Effort, Folder, Outcome, run_cells  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "study.md"
 
@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.tables_only:
         num_before = sum(folder.read(cell) is not None for cell in cells)
         print(f"{len(cells)} cells, {num_before} of them there already", flush=True)
-        run_cells(cells, folder, options.requests, options.processes, _say)
+        effort = Effort(options.requests, options.processes, options.tries)
+        run_cells(cells, folder, effort, _say)
         print(f"{time.monotonic() - start:.0f} s")
     write_tables(options.document, folder.read_all())
     print(f"wrote the tables of {options.document}")
@@ -47,6 +48,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--cells", default="*")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--tries", type=int, help="sizes of a step a cell (default: two or three)")
     parser.add_argument("--tables-only", action="store_true")
     parser.add_argument("--list", action="store_true", help="names of the cells, and no more")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "study")

@@ -74,6 +74,14 @@ class Outcome(msgspec.Struct, frozen=True):
         return min(self.trials, key=lambda trial: trial.seconds, default=None)
 
 
+class Effort(msgspec.Struct, frozen=True):
+    """``num_tries``: sizes of a step for each cell; None: all that are worth it."""
+
+    num_requests: int
+    num_processes: int = 2
+    num_tries: int | None = None
+
+
 class Folder:
     """Outcomes by number of requests and name of the cell."""
 
@@ -129,22 +137,23 @@ def cell_settings(cell: Cell, max_batched_tokens: int | None = None) -> Simulati
 
 
 def step_sizes_of(cell: Cell) -> tuple[int, ...]:
-    """That are tried: what its users would tune. Steps about the knee are for those
-    that put prompts beside decoding: phases of prompts alone gain nothing from them."""
+    """That are tried, the likeliest first: what its users would tune. Steps about the knee are for
+    those that put prompts beside decoding: phases of prompts alone gain nothing from them."""
     below_knee, at_knee, *_ = step_sizes(cell_settings(cell))
+    usual, large = _USUAL_STEP_TOKENS
     if cell.system == "fused":
-        return tuple(sorted({below_knee, at_knee, _USUAL_STEP_TOKENS[0]}))
+        return tuple(dict.fromkeys((below_knee, at_knee, usual)))
     if cell.system == "vllm":
-        return tuple(sorted({at_knee, *_USUAL_STEP_TOKENS}))
+        return tuple(dict.fromkeys((at_knee, usual, large)))
     return _USUAL_STEP_TOKENS
 
 
-def run_cell(cell: Cell, num_requests: int) -> Outcome:
-    """All its trials."""
+def run_cell(cell: Cell, num_requests: int, num_tries: int | None = None) -> Outcome:
+    """All its trials, or the first of them."""
     workload = draw_workload(cell.workload, num_requests)
     trials, fault = [], ""
     try:
-        for max_batched_tokens in step_sizes_of(cell):
+        for max_batched_tokens in step_sizes_of(cell)[:num_tries]:
             trials.append(_try_out(cell, max_batched_tokens, workload))
     except PipemaxError as error:
         fault = str(error)
@@ -192,14 +201,16 @@ def _describe(
 def run_cells(
     cells: Iterable[Cell],
     folder: Folder,
-    num_requests: int,
-    num_processes: int,
+    effort: Effort,
     on_outcome: Callable[[Outcome], None],
 ) -> None:
     """Those that the folder lacks; ``on_outcome`` hears of each that was run."""
     lacking = [cell for cell in cells if folder.read(cell) is None]
-    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(run_cell, cell, num_requests) for cell in lacking]
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(effort.num_processes, mp_context=spawn) as pool:
+        futures = [
+            pool.submit(run_cell, cell, effort.num_requests, effort.num_tries) for cell in lacking
+        ]
         for future in as_completed(futures):
             outcome = future.result()
             folder.write(outcome)

@@ -92,7 +92,7 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     folder.write(outcome(FUSED, 5.0))
     assert folder.read(FUSED) == outcome(FUSED, 5.0)
     heard: list[Outcome] = []
-    running.run_cells([FUSED], folder, 10, 1, heard.append)
+    running.run_cells([FUSED], folder, running.Effort(10, 1), heard.append)
     assert heard == []
     assert list(folder.read_all()) == [outcome(FUSED, 5.0)]
 
@@ -100,6 +100,7 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
 def test_a_cell_is_simulated_with_each_size_of_step() -> None:
     found = running.run_cell(msgspec.structs.replace(FUSED, ablation="no-write-through"), 3)
     assert [one.max_batched_tokens for one in found.trials] == [*running.step_sizes_of(FUSED)]
+    assert len(running.run_cell(FUSED, 3, 1).trials) == 1
     assert found.best is not None
     assert found.best.num_output_tokens > 0
     assert found.fault == ""
