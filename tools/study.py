@@ -1,6 +1,6 @@
 """Simulates the study of docs/study.md, and writes its tables.
 
-    python tools/study.py [--requests 5000] [--cells PATTERNS] [--processes 2] [--tries N] [--tables-only]
+    python tools/study.py [--requests 5000] [--cells PATTERNS] [--tries N] [--tables-only]
 
 Every cell (cards, model, lengths, system, KV type, host tier, ablation) is simulated once; its
 figures lie in out/study/REQUESTS/, so that a run that was stopped goes on. ``--cells``: patterns of
