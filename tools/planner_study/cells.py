@@ -13,7 +13,7 @@ WORKLOADS = ("sharegpt", "longbench", "long-generation")
 SYSTEMS = (*POLICIES, *RIVALS)
 KV_DTYPES = {"bf16": "bfloat16", "fp8": "fp8_e4m3"}
 ROTATING = ("fused", "pipemax")
-WITHOUT_BUFFER = frozenset({*WITHOUT_HOST_TIER, "vllm-tp"})
+WITHOUT_BUFFER = frozenset({*WITHOUT_HOST_TIER, *RIVALS} - {"seesaw"})
 """Systems that never move KV to the host."""
 
 GROUNDS = (

@@ -17,7 +17,7 @@ from planner_study.cells import (
 )
 from planner_study.running import Outcome, Trial
 
-PAPER = {"tdpipe": 1.42, "seesaw": 1.38, "vllm": 2.51, "vllm-tp": 2.45}
+PAPER = {"tdpipe-predictor": 1.42, "seesaw": 1.38, "vllm": 2.51, "vllm-tp": 2.45}
 """How much faster ``pipemax`` is at best, as published."""
 
 PAPER_GROUNDS = {

@@ -116,12 +116,12 @@ def test_ratios_compare_runs_of_the_same_size() -> None:
 
 def test_tables_show_what_was_run_beside_the_paper() -> None:
     ground = ("8x5090", "Llama-2-70B", "sharegpt")
-    systems = {"pipemax": 10.0, "tdpipe": 15.0, "fused": 8.0}
+    systems = {"pipemax": 10.0, "tdpipe-predictor": 15.0, "fused": 8.0}
     results = tables.Results(
         outcome(tables.natural_cell(*ground, system), seconds)
         for system, seconds in systems.items()
     )
-    (row,) = [line for line in tables.paper_table(results) if line.startswith("| tdpipe")]
+    (row,) = [line for line in tables.paper_table(results) if line.startswith("| tdpipe-p")]
     assert "1.42" in row
     assert "1.50" in row
     rates = tables.rates_table(results, "bf16")

@@ -10,11 +10,12 @@ from pipemax_worker.planner.plan import PlanReport, PlanRow
 _HEADER = (
     "policy", "out tok/s", "all tok/s", "steady", "job", "tok/step", "busy", "$/M out", "kWh/M out"
 )  # fmt: skip
-_WIDTHS = (9, 10, 10, 8, 9, 9, 6, 8, 10)
+_NAME_WIDTH = 9
+_WIDTHS = (10, 10, 8, 9, 9, 6, 8, 10)
 _SHARES = (
     "policy", "weights", "KV", "arithm.", "fixed", "link", "bubbles", "(host link", "NVMe busy)"
 )  # fmt: skip
-_SHARE_WIDTHS = (9, 8, 6, 8, 7, 6, 9, 12, 11)
+_SHARE_WIDTHS = (8, 6, 8, 7, 6, 9, 12, 11)
 _HOUR, _MINUTE = 3600, 60
 
 
@@ -23,15 +24,16 @@ def describe_plan(report: PlanReport) -> Iterator[str]:
     yield from _describe_ground(report)
     rows = sorted(report.rows, key=lambda row: -row.result.output_tokens_per_second)
     yield ""
-    yield _line(_HEADER, _WIDTHS)
+    name_width = max(len(row.policy) for row in rows) + 1
+    yield _line(_HEADER, _WIDTHS, name_width)
     for row in rows:
-        yield _line(_cells(row), _WIDTHS)
+        yield _line(_cells(row), _WIDTHS, name_width)
     yield ""
     yield "where the time of the busiest stage goes:"
-    yield _line(_SHARES, _SHARE_WIDTHS)
+    yield _line(_SHARES, _SHARE_WIDTHS, name_width)
     for row in rows:
         if row.shares is not None:
-            yield _line(_share_cells(row.policy, row.shares), _SHARE_WIDTHS)
+            yield _line(_share_cells(row.policy, row.shares), _SHARE_WIDTHS, name_width)
     yield ""
     for row in rows:
         yield f"{row.policy}: limited by {row.limit}"
@@ -97,10 +99,11 @@ def _share_cells(policy: str, shares: TimeShares) -> tuple[str, ...]:
     return (policy, *(f"{number:.0%}" for number in numbers))
 
 
-def _line(cells: tuple[str, ...], widths: tuple[int, ...]) -> str:
+def _line(cells: tuple[str, ...], widths: tuple[int, ...], name_width: int) -> str:
+    """Systems with long names have wider tables: the usual ones stay below 80 columns."""
     first, *rest = cells
-    padded = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
-    return first.ljust(widths[0]) + "".join(padded)
+    padded = (cell.rjust(width) for cell, width in zip(rest, widths, strict=True))
+    return first.ljust(max(_NAME_WIDTH, name_width)) + "".join(padded)
 
 
 def describe_seconds(seconds: float) -> str:
