@@ -46,7 +46,7 @@ def plan_blocks(num_pairs: int, num_experts: int) -> ExpertBlocks:
         columns=64,
         depth=64,
         num_warps=8 if is_large else 4,
-        num_stages=3 if rows > 32 else 4,
+        num_stages=3,
     )
 
 
