@@ -58,9 +58,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def _say(outcome: Outcome) -> None:
     best = outcome.best
-    cpu_seconds = sum(trial.cpu_seconds for trial in outcome.trials)
-    rate = outcome.fault if best is None else f"{best.tokens_per_second:,.0f} tokens/s in and out"
-    print(f"{outcome.cell.name}: {rate} ({cpu_seconds:.0f} s of CPU)", flush=True)
+    told = outcome.fault
+    if best is not None:
+        told = f"{best.tokens_per_second:,.0f} tokens/s ({best.cpu_seconds:.0f} s of CPU)"
+    print(f"{outcome.cell.name}: {told}", flush=True)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Results:
     def size(self, *cells: Cell) -> int:
         """Requests of the largest run that all of ``cells`` have; 0: there is none."""
         sizes = [
-            {size for size, outcome in self._outcomes.get(cell, {}).items() if outcome.trials}
+            {size for size, outcome in self._outcomes.get(cell, {}).items() if outcome.best}
             for cell in cells
         ]
         return max(set.intersection(*sizes), default=0)
@@ -74,7 +74,7 @@ class Results:
     @property
     def cpu_seconds(self) -> float:
         outcomes = (outcome for runs in self._outcomes.values() for outcome in runs.values())
-        return sum(trial.cpu_seconds for outcome in outcomes for trial in outcome.trials)
+        return sum(outcome.best.cpu_seconds for outcome in outcomes if outcome.best)
 
 
 def natural_cell(hardware: str, model: str, workload: str, system: str, kv: str = "bf16") -> Cell:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from pipemax_worker.planner.workload import Workload
 from planner_study import ablations, cells, document, many_nodes, running, tables
 from planner_study.cells import Cell
 from planner_study.running import Outcome, Trial
@@ -33,7 +34,7 @@ def trial(seconds: float, tokens: int = 256) -> Trial:
 
 
 def outcome(cell: Cell, seconds: float, num_requests: int = 10) -> Outcome:
-    return Outcome(cell, num_requests, (trial(2 * seconds), trial(seconds, 512)))
+    return Outcome(cell, num_requests, trial(seconds))
 
 
 def test_every_ground_has_every_system_and_names_are_unique() -> None:
@@ -97,13 +98,28 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert list(folder.read_all()) == [outcome(FUSED, 5.0)]
 
 
-def test_a_cell_is_simulated_with_each_size_of_step() -> None:
-    found = running.run_cell(msgspec.structs.replace(FUSED, ablation="no-write-through"), 3)
-    assert [one.max_batched_tokens for one in found.trials] == [*running.step_sizes_of(FUSED)]
-    assert len(running.run_cell(FUSED, 3, 1).trials) == 1
+def test_the_size_of_a_step_is_chosen_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[int, int]] = []
+
+    def pretend(cell: Cell, tokens: int, workload: Workload) -> Trial:
+        ran.append((tokens, len(workload.lengths)))
+        return trial(abs(tokens - 400), tokens)
+
+    monkeypatch.setattr(running, "_try_out", pretend)
+    found = running.run_cell(Cell(*GROUND, "vllm", host=False), 4000)
+    assert ran == [(256, 500), (512, 500), (2048, 500), (512, 4000)]
+    assert found.best is not None
+    assert found.best.max_batched_tokens == 512
+
+
+def test_a_cell_is_simulated_or_says_why_not() -> None:
+    found = running.run_cell(msgspec.structs.replace(FUSED, ablation="no-write-through"), 3, 1)
     assert found.best is not None
     assert found.best.num_output_tokens > 0
-    assert found.fault == ""
+    alone = Cell("1x4090", "Llama-2-70B", "sharegpt", "fused")
+    refused = running.run_cell(alone, 3)
+    assert refused.best is None
+    assert "no room for KV" in refused.fault
 
 
 def test_ratios_compare_runs_of_the_same_size() -> None:
