@@ -9,6 +9,7 @@
     ├── ModelNotFoundError            66  ModelNotFound        model folder or a shard is missing
     ├── UnsupportedModelError         66  UnsupportedModel     unknown architecture or feature
     ├── StageDiedError                69  StageDied            a stage process or its GPU died
+    ├── UnreachableError              69  Unreachable          no worker or cluster answers
     ├── InvariantError                70  InternalError        a bug: an invariant is broken
     ├── PreflightError                71  PreflightFailed      this machine cannot run the job
     ├── GpuLostError                  72  GpuLost              a GPU has failed for good
@@ -93,6 +94,13 @@ class StageDiedError(PipemaxError):
 
     exit_code = os.EX_UNAVAILABLE
     reason = "StageDied"
+
+
+class UnreachableError(PipemaxError):
+    """What was to be looked at does not answer: a worker's HTTP port, or a cluster."""
+
+    exit_code = os.EX_UNAVAILABLE
+    reason = "Unreachable"
 
 
 class InvariantError(PipemaxError):

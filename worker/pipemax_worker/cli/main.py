@@ -9,7 +9,17 @@ import traceback
 from collections.abc import Sequence
 
 from pipemax_worker import __version__
-from pipemax_worker.cli import bench, host_folders, plan, preflight, results, run, status, validate
+from pipemax_worker.cli import (
+    bench,
+    host_folders,
+    plan,
+    preflight,
+    results,
+    run,
+    status,
+    top,
+    validate,
+)
 from pipemax_worker.errors import InvariantError, PipemaxError
 from pipemax_worker.runner.termination import write_termination_message
 
@@ -50,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pipemax {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (run, validate, plan, preflight, status, results, bench, host_folders):
+    for command in (run, validate, plan, preflight, status, top, results, bench, host_folders):
         command.add_parser(commands)
     return parser
 
