@@ -158,7 +158,7 @@ def running_progress(
     total, known = whole.estimate_total(input_bytes), before or {}
     done = max(whole.done, known.get("completed", 0) + known.get("failed", 0))
     is_exact = whole.bytes_read >= input_bytes
-    if not is_exact and "summary" in known and "~" not in known["summary"]:
+    if not is_exact and _is_exact(known.get("summary", "")):
         total, is_exact = known["totalRequests"], True  # by a worker that has read it all
     total = max(total, done)
     progress: Document = {
@@ -178,6 +178,11 @@ def running_progress(
         before.get(name) == value for name, value in progress.items() if name not in _CLOCK_FIELDS
     )
     return before if same and before else {**progress, "lastUpdateTime": format_time(now)}
+
+
+def _is_exact(summary: str) -> bool:
+    """A summary without a total tells of a worker that had read nothing yet."""
+    return "/" in summary and "~" not in summary
 
 
 def _remaining_seconds(workers: Sequence[WorkerProgress], bytes_left: int) -> float | None:

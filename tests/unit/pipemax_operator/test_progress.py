@@ -95,6 +95,14 @@ def test_a_total_that_was_known_stays_known() -> None:
     assert guessed["summary"] == "1/~100"
 
 
+def test_a_total_that_nobody_knew_does_not_stay() -> None:
+    """The first look may find a worker that has opened the input and read nothing of it."""
+    nothing = told(worker())
+    assert (nothing["summary"], nothing["totalRequests"]) == ("0", 0)
+    first = told(worker(done=1, read=4), before=nothing)
+    assert (first["summary"], first["percent"]) == ("1/~100", "1%")
+
+
 def test_it_is_whole_only_at_the_end() -> None:
     found = told(worker(closed=90, done=10, read=10))
     assert (found["summary"], found["percent"]) == ("100/100", "99%")
