@@ -24,7 +24,7 @@ DASHBOARD = Dashboard(
             Query(f"1000 * {ETA}", "{{namespace}}/{{job}}"),
             kind="stat",
             unit="dateTimeAsIso",
-            width=6,
+            width=5,
         ),
         panel(
             *("Room before the deadline", "Negative: it will not be met."),
@@ -34,7 +34,7 @@ DASHBOARD = Dashboard(
             ),
             kind="stat",
             unit="s",
-            width=6,
+            width=5,
             colour="red",
             thresholds=((0, "green"),),
         ),
@@ -42,13 +42,13 @@ DASHBOARD = Dashboard(
             *("Workers", "Pods that serve metrics."),
             Query(f"count by (namespace, job) (pipemax_build_info{{{WORKER}}})", "{{job}}"),
             kind="stat",
-            width=3,
+            width=4,
         ),
         panel(
             *("Attempts", "How many times pods were started."),
             Query(f"max by (namespace, job) (pipemax_job_attempts{{{JOB}}})", "{{job}}"),
             kind="stat",
-            width=3,
+            width=4,
         ),
         panel(
             *("Energy", "That all runs of the job have taken of GPUs."),
