@@ -44,9 +44,17 @@ def ablate(settings: SimulationSettings, ablation: str) -> SimulationSettings:
         scheduler = msgspec.structs.replace(scheduler, order_window=0)
     elif ablation == "layer-first":
         return msgspec.structs.replace(settings, node=_with_slow_loads(settings))
-    elif ablation not in ("whole", "no-write-through"):
+    elif ablation not in ("whole", "no-write-through", "hidden-lengths"):
         raise ValueError(f"ablation {ablation!r} is unknown")
     return msgspec.structs.replace(settings, scheduler=scheduler)
+
+
+def ablate_workload(workload: Workload, ablation: str) -> Workload:
+    """With hidden lengths every request has the limit of the longest, as where nobody set one."""
+    if ablation != "hidden-lengths":
+        return workload
+    longest = max(output for _, output in workload.lengths)
+    return msgspec.structs.replace(workload, hidden_max_tokens=longest)
 
 
 def simulate_without_write_through(

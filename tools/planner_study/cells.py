@@ -47,6 +47,7 @@ ABLATIONS = (
     "count-balancing",
     "no-write-through",
     "no-ordering",
+    "hidden-lengths",
 )
 
 

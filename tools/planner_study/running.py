@@ -22,7 +22,7 @@ from pipemax_worker.planner.plan_search import EngineChoice, step_sizes
 from pipemax_worker.planner.simulation import SimulationResult, SimulationSettings
 from pipemax_worker.planner.workload import Workload, draw_workload
 
-from planner_study.ablations import ablate, simulate_without_write_through
+from planner_study.ablations import ablate, ablate_workload, simulate_without_write_through
 from planner_study.cells import KV_DTYPES, Cell
 
 SHAPES = Path(__file__).parents[1] / "shapes"
@@ -147,7 +147,7 @@ def step_sizes_of(cell: Cell) -> tuple[int, ...]:
 
 def run_cell(cell: Cell, num_requests: int, num_tries: int | None = None) -> Outcome:
     """With the size of a step that does best on a sample, of the first ``num_tries`` sizes."""
-    workload = draw_workload(cell.workload, num_requests)
+    workload = ablate_workload(draw_workload(cell.workload, num_requests), cell.ablation)
     num_sampled = max(_FEWEST_SAMPLED, num_requests // _REQUESTS_PER_SAMPLED)
     try:
         sizes = step_sizes_of(cell)[:num_tries]

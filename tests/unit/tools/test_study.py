@@ -83,6 +83,9 @@ def test_ablations_change_what_they_name() -> None:
     assert slow.host_to_device_bytes_per_second == pytest.approx(loads / 3)
     assert slow.device_to_host_bytes_per_second == whole.node.link.device_to_host_bytes_per_second
     assert ablated("no-write-through") == whole
+    work = Workload(((5, 3), (5, 9)))
+    assert ablations.ablate_workload(work, "hidden-lengths").hidden_max_tokens == 9
+    assert ablations.ablate_workload(work, "no-ordering") == work
     with pytest.raises(ValueError, match="unknown"):
         ablations.ablate(whole, "no-such-thing")
 
