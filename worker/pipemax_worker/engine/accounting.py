@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.messages import StageReport
 from pipemax_worker.contract.statistics import CopyTotals, EngineStatistics, StageTotals
 from pipemax_worker.engine.request_state import PreemptionKind, RequestState
 from pipemax_worker.kvcache.copies import CompletedCopy
+
+
+class StageTimes(Protocol):
+    """What one message was to one stage."""
+
+    @property
+    def compute_seconds(self) -> float: ...
+
+    @property
+    def stall_seconds(self) -> float: ...
+
+    @property
+    def wait_seconds(self) -> float: ...
 
 
 class Accounting:
@@ -67,6 +81,19 @@ class Accounting:
             wait + report.wait_seconds,
             grammar_wait + report.grammar_wait_seconds,
         )
+
+    def note_times(self, messages: Iterable[Sequence[StageTimes]]) -> None:
+        """As ``note_report`` of every stage for each message, in order."""
+        for times in messages:
+            self._stages = [
+                (
+                    sums[0] + turn.compute_seconds,
+                    sums[1] + turn.stall_seconds,
+                    sums[2] + turn.wait_seconds,
+                    sums[3],
+                )
+                for sums, turn in zip(self._stages, times, strict=True)
+            ]
 
     def snapshot(self) -> EngineStatistics:
         """All that is counted here; queues, tiers and the estimator are the scheduler's to add."""

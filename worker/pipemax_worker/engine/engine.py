@@ -119,6 +119,13 @@ class Engine:
             self._learn(min(self.timeout_seconds, seconds_left))
         return parking.parked()
 
+    def replace_in_flight(self, plans: Sequence[Plan], last_reported: int) -> None:
+        """For simulations that skip messages: ``plans`` are in flight now, and all stages have
+        reported everything up to the message ``last_reported``."""
+        self.in_flight = deque(plans)
+        self._records.replace(plans)
+        self._liveness.note_all_reported(last_reported)
+
     def _submit(self, plan: Plan) -> None:
         self.executor.submit(plan.stage_input)
         self.in_flight.append(plan)

@@ -7,8 +7,12 @@ class LengthReached:
     """A :class:`~pipemax_worker.contract.request.StopChecker` that ends after ``num_tokens``."""
 
     def __init__(self, num_tokens: int) -> None:
-        self._num_left = num_tokens
+        self.num_left = num_tokens
 
     def append(self, token_id: int) -> bool:
-        self._num_left -= 1
-        return self._num_left == 0
+        self.num_left -= 1
+        return self.num_left == 0
+
+    def skip(self, num_tokens: int) -> None:
+        """As many tokens that do not end the text."""
+        self.num_left -= num_tokens

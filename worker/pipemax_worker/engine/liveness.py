@@ -26,6 +26,10 @@ class Liveness:
         if report.sequence > self._last_sequences[report.stage]:
             self._last_sequences[report.stage] = report.sequence
 
+    def note_all_reported(self, sequence: int) -> None:
+        """Every stage has reported this message."""
+        self._last_sequences = [max(sequence, last) for last in self._last_sequences]
+
     def note_events(self) -> None:
         """Somebody has said something, or nobody is expected to."""
         self._silent_seconds = 0.0

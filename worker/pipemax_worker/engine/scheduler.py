@@ -10,7 +10,7 @@ The scheduler and its parts are the only writers of ``RequestState``; blocks are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -23,8 +23,10 @@ from pipemax_worker.contract.request import (
     StopChecker,
 )
 from pipemax_worker.contract.statistics import EngineStatistics
+from pipemax_worker.engine.accounting import StageTimes
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.lifecycle import Lifecycle
+from pipemax_worker.engine.lockstep import Lockstep, form_groups
 from pipemax_worker.engine.message import MessageDraft, Plan
 from pipemax_worker.engine.parking import Parking
 from pipemax_worker.engine.request_state import RequestState
@@ -32,7 +34,7 @@ from pipemax_worker.engine.rotation import Rotation
 from pipemax_worker.engine.rows import RowBuilder
 from pipemax_worker.engine.snapshot import derive_statistics
 from pipemax_worker.engine.stall import StallBreaker
-from pipemax_worker.engine.view import Composition, Policy, PolicyState
+from pipemax_worker.engine.view import Composition, Policy, PolicyState, SteadyPolicy
 from pipemax_worker.engine.view_builder import ViewBuilder
 from pipemax_worker.errors import InvariantError
 from pipemax_worker.kvcache.block_manager import BlockManager
@@ -243,6 +245,51 @@ class Scheduler:
     def schedule_copies(self) -> Plan | None:
         """A message with the copies that were ordered and not sent yet; None if there are none."""
         return self._send(self._next_micro_batch_id) if self._draft.has_copies else None
+
+    # --- turns that are known beforehand
+
+    def begin_lockstep(self, plans: Iterable[Plan], min_turns: int) -> Lockstep | None:
+        """Turns that only add a token to each row, after ``plans`` in flight; None if the next ones
+        are others, or too few to be worth it. Nothing else of the scheduler works until
+        ``end_lockstep``."""
+        config, lifecycle, policy = self.config, self._lifecycle, self._policy
+        if (
+            self._manager.has_host_tier
+            or config.prefix_sharing
+            or not isinstance(policy, SteadyPolicy)
+            or lifecycle.marked
+            or not lifecycle.transit.is_empty
+            or self._draft.has_copies
+        ):
+            return None
+        groups = form_groups(config, lifecycle, tuple(plans))
+        if groups is None or min((g.num_text_tokens for g in groups if g), default=0) <= min_turns:
+            return None
+        return Lockstep(
+            config,
+            self._manager,
+            lifecycle,
+            self._views,
+            policy,
+            groups,
+            self._next_sequence,
+            self._next_micro_batch_id,
+        )
+
+    def end_lockstep(
+        self,
+        lockstep: Lockstep,
+        num_in_flight: int,
+        delivered: Iterable[Sequence[StageTimes]],
+        token_id: int,
+    ) -> None:
+        """Take over what ``lockstep`` has done; ``delivered``: times by stage of each message that
+        came back, ``token_id``: what all of them have sampled."""
+        lockstep.write(token_id)
+        self._lifecycle.accounting.note_times(delivered)
+        self._next_sequence = lockstep.next_sequence
+        self._next_micro_batch_id = lockstep.next_micro_batch_id
+        self._num_in_flight = num_in_flight
 
     def schedule_parking(self, seconds_left: float) -> Plan | None:
         """After ``parking.start``: the next message of it, or None if nothing is to be ordered

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pipemax_worker.contract.messages import StageReport
 from pipemax_worker.contract.statistics import StepRecord
 from pipemax_worker.engine.message import Plan
@@ -18,6 +20,12 @@ class StepRecorder:
     def start(self, plan: Plan) -> None:
         if plan.stage_input.scheduled:
             self._open[plan.sequence] = (plan, [])
+
+    def replace(self, plans: Iterable[Plan]) -> None:
+        """These messages, of which nothing is reported, are in flight, and no others."""
+        self._open.clear()
+        for plan in plans:
+            self.start(plan)
 
     def report(self, report: StageReport) -> Plan | None:
         """Note one stage's time; returns the message's plan."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -196,3 +196,19 @@ class Policy(Protocol):
     def balances(self) -> bool: ...
 
     def compose(self, view: SchedulerView, now: float) -> Composition: ...
+
+
+@runtime_checkable
+class SteadyPolicy(Policy, Protocol):
+    """A policy without a state of its own that always takes all rows that decode.
+
+    has_budget   whether it tells a prefetch budget: predicted step time x measured bandwidth.
+    """
+
+    @property
+    def has_budget(self) -> bool: ...
+
+    def admits(self, view: SchedulerView, num_rows: int) -> bool:
+        """Whether ``compose`` would admit anyone beside ``num_rows`` that decode, where nobody has
+        to be preempted. Of ``view`` it reads what ``ViewBuilder.build_for_admission`` knows."""
+        ...

@@ -107,6 +107,11 @@ class ViewBuilder:
             return tuple(map(float, micro_batches.sizes))
         return micro_batches.seconds()
 
+    def prefetch_budget_bytes(self, shape: BatchShape) -> int:
+        """Bytes that one stage can load while it computes ``shape``."""
+        bandwidth = self._links.bandwidth(Tier.HOST, Tier.DEVICE)
+        return int(self._estimator.predict(shape) * bandwidth)
+
     def build_for_admission(
         self, micro_batch_id: int, waiting: tuple[WaitingRequest, ...], state: PolicyState
     ) -> SchedulerView:

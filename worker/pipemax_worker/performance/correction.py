@@ -104,6 +104,22 @@ class CorrectedEstimator:
         self._factors_by_bucket.clear()
         self._bucket_factor(stage, look.nearest).observe(log_ratio)
 
+    @property
+    def is_prior_exact(self) -> bool:
+        """Whether all that was ever measured is what the prior says."""
+        return self._is_prior_exact
+
+    def confirm_all(self, num_tokens: int, num_steps: int) -> None:
+        """``observe`` for every stage and as many steps of ``num_tokens``, where each took what an
+        exact prior says."""
+        nearest = round(_position(num_tokens))
+        num_observed = num_steps * len(self._stage_factors)
+        self._error.num_observed += num_observed
+        self._last_errors.extend(repeat(0.0, min(num_observed, _NUM_REMEMBERED_ERRORS)))
+        for stage, factor in enumerate(self._stage_factors):
+            factor.num_observed += num_steps
+            self._bucket_factor(stage, nearest).num_observed += num_steps
+
     def _confirm(self, look: _Look, stage: int) -> None:
         """As any observation, where all that was ever seen is the prior: every factor stays 1 and
         every error 0. So it is in simulations, eight times a message."""
@@ -140,7 +156,7 @@ class CorrectedEstimator:
             return self._look
         look = self._looks.get(shape)
         if look is None:
-            position = _BUCKETS_PER_OCTAVE * math.log2(max(1, shape.num_tokens))
+            position = _position(shape.num_tokens)
             low = math.floor(position)
             priors = all_stage_seconds(self._prior, shape)
             look = _Look(priors, low, position - low, round(position))
@@ -149,6 +165,11 @@ class CorrectedEstimator:
             self._looks[shape] = look
         self._shape, self._look = shape, look
         return look
+
+
+def _position(num_tokens: int) -> float:
+    """Between the buckets, which are numbered."""
+    return _BUCKETS_PER_OCTAVE * math.log2(max(1, num_tokens))
 
 
 def _corrected(prior: float, low: float, high: float, share: float) -> float:

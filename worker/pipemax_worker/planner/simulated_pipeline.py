@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -33,7 +33,7 @@ from pipemax_worker.planner.simulated_links import LinkSpeeds
 from pipemax_worker.planner.simulated_stage import SimulatedStage, StageTurn
 from pipemax_worker.planner.virtual_clock import VirtualClock
 
-_TOKEN_ID = 7
+SAMPLED_TOKEN_ID = 7
 """What is always sampled: lengths are decided by limits, not by the text."""
 
 
@@ -48,7 +48,7 @@ class HopSpeed(msgspec.Struct, frozen=True):
         return self.latency_seconds + num_tokens * self.bytes_per_token / self.bytes_per_second
 
 
-class _Message(msgspec.Struct):
+class Message(msgspec.Struct):
     """One that the last stage has not been collected for."""
 
     sequence: int
@@ -72,7 +72,7 @@ class SimulatedPipeline:
             SimulatedStage(links, geometry.slot_bytes(stage)) for stage in range(cost.num_stages)
         ]
         self._clock, self._cost, self._hop = clock, cost, hop
-        self._messages: deque[_Message] = deque()
+        self._messages: deque[Message] = deque()
         self._copies: list[tuple[float, int, tuple[CopyResult, ...]]] = []
         self._last_outputs: dict[int, float] = {}
         self._tokens: dict[int, SampledToken] = {}
@@ -85,7 +85,7 @@ class SimulatedPipeline:
         turns = self._run(stage_input, shape, now)
         self._order_copies(stage_input, turns)
         self._messages.append(
-            _Message(
+            Message(
                 stage_input.sequence, shape.num_tokens, turns, self._sample(stage_input, turns)
             )
         )
@@ -107,13 +107,47 @@ class SimulatedPipeline:
     def park(self, timeout_seconds: float) -> None:
         """Nothing is kept."""
 
+    # --- turns without messages (``planner.fast_forward``)
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """That the engine waits for, oldest first."""
+        return self._messages
+
+    @property
+    def has_copies(self) -> bool:
+        return bool(self._copies)
+
+    def run_rows(
+        self, sequence: int, micro_batch_id: int, shape: BatchShape, *, is_fed_back: bool
+    ) -> Message:
+        """A message of decode rows and nothing else, now."""
+        arrival = self._fed_back(micro_batch_id) if is_fed_back else 0.0
+        turns = self._run_rows(shape, arrival, self._clock.seconds)
+        self._last_outputs[micro_batch_id] = turns[-1].end
+        return Message(sequence, shape.num_tokens, turns, None)
+
+    def pass_time(self, message: Message) -> None:
+        """Until the last stage is through with the oldest message."""
+        self._clock.seconds = max(self._clock.seconds, message.turns[-1].end)
+
+    def sample(self, message: Message, stage_input: StageInput) -> None:
+        """The rows of a message of ``run_rows``, which will be delivered after all."""
+        message.sampled = self._sample(stage_input, message.turns)
+
+    def replace_messages(self, messages: Iterable[Message]) -> None:
+        """These are what the engine waits for."""
+        self._messages = deque(messages)
+
     # --- a message's way
 
     def _run(self, message: StageInput, shape: BatchShape, now: float) -> list[StageTurn]:
         if not message.scheduled:
             return [stage.pass_by(now) for stage in self.stages]
+        return self._run_rows(shape, self._feedback(message), now)
+
+    def _run_rows(self, shape: BatchShape, arrival: float, now: float) -> list[StageTurn]:
         hop_seconds = self._hop.seconds(shape.num_tokens)
-        arrival = self._feedback(message)
         turns = []
         seconds = all_stage_seconds(self._cost, shape)
         for stage, compute_seconds in zip(self.stages, seconds, strict=True):
@@ -126,9 +160,11 @@ class SimulatedPipeline:
         """When stage 0 has the tokens that the last stage sampled for these rows."""
         for row in message.scheduled:
             if row.token_ids is None:
-                last = self._last_outputs.get(message.micro_batch_id, 0.0)
-                return last + self._hop.latency_seconds
+                return self._fed_back(message.micro_batch_id)
         return 0.0
+
+    def _fed_back(self, micro_batch_id: int) -> float:
+        return self._last_outputs.get(micro_batch_id, 0.0) + self._hop.latency_seconds
 
     def _order_copies(self, message: StageInput, turns: list[StageTurn]) -> None:
         """Loads and background copies begin with the message, stores after its forward."""
@@ -167,12 +203,12 @@ class SimulatedPipeline:
         return sampled or None
 
     def _token(self, request_id: int) -> SampledToken:
-        token = self._tokens[request_id] = SampledToken(request_id, _TOKEN_ID)
+        token = self._tokens[request_id] = SampledToken(request_id, SAMPLED_TOKEN_ID)
         return token
 
     # --- what comes back
 
-    def _deliver(self, message: _Message) -> list[ExecutorEvent]:
+    def _deliver(self, message: Message) -> list[ExecutorEvent]:
         self._clock.seconds = max(self._clock.seconds, message.turns[-1].end)
         copies = self._landed_copies()
         events: list[ExecutorEvent] = [

@@ -19,6 +19,7 @@ from pipemax_worker.performance.correction import CorrectedEstimator, EstimatorA
 from pipemax_worker.performance.link import LinkEstimator
 from pipemax_worker.performance.node_profile import NodeProfile
 from pipemax_worker.performance.step_cost import StepCost
+from pipemax_worker.planner.fast_forward import FastForward
 from pipemax_worker.planner.simulated_links import LinkSpeeds
 from pipemax_worker.planner.simulated_pipeline import HopSpeed, SimulatedPipeline
 from pipemax_worker.planner.stage_costs import derive_stage_costs
@@ -34,6 +35,8 @@ class SimulationSettings(msgspec.Struct, frozen=True):
 
     dtype        of the weights.
     look_ahead   requests given to the engine ahead of time.
+    fast_forward   skip the messages of unchanged decode steps: the same result, sooner. Without it
+                   ``Simulation.pipeline`` sees every message.
     """
 
     node: NodeProfile
@@ -42,6 +45,7 @@ class SimulationSettings(msgspec.Struct, frozen=True):
     policy: str
     dtype: str = "bfloat16"
     look_ahead: int = 1024
+    fast_forward: bool = True
 
     @property
     def geometry(self) -> KVGeometry:
@@ -116,6 +120,7 @@ class Simulation:
             LinkEstimator(node.stage_profile()),
         )
         self.engine = Engine(self.pipeline, scheduler, self.clock)
+        self.fast_forward = FastForward(self.engine, self.pipeline, self.estimator)
         self._num_finished = 0
 
     def run(self) -> SimulationResult:
@@ -131,6 +136,8 @@ class Simulation:
                 num_given += 1
             if not engine.has_unfinished_requests:
                 break
+            if self.settings.fast_forward:
+                self.fast_forward.run()
             self._num_finished += len(engine.step())
             engine.take_step_records()
             is_full = engine.num_waiting > 0 or num_given < num_requests

@@ -35,6 +35,7 @@ class FusedPolicy:
     uses_pool = False
     balances = True
     order_window = 1024
+    has_budget = True
 
     def compose(self, view: SchedulerView, now: float) -> Composition:
         preempt = choose_preemptions(view, num_short_blocks(view))
@@ -52,6 +53,9 @@ class FusedPolicy:
             preempt=preempt,
             prefetch_budget_bytes=budget_bytes,
         )
+
+    def admits(self, view: SchedulerView, num_rows: int) -> bool:
+        return bool(_admit(view, num_rows, ())[0])
 
 
 def _admit(view: SchedulerView, num_decode: int, chunks: Chunks) -> tuple[tuple[int, ...], Chunks]:

@@ -24,6 +24,7 @@ class VLLMPolicy:
     uses_pool = False
     balances = False
     order_window = 0
+    has_budget = False
 
     def compose(self, view: SchedulerView, now: float) -> Composition:
         preempt = recompute_youngest(view)
@@ -43,3 +44,7 @@ class VLLMPolicy:
             decode=tuple(row.request_id for row in decode),
             preempt=preempt,
         )
+
+    def admits(self, view: SchedulerView, num_rows: int) -> bool:
+        num_left = view.max_batched_tokens - num_rows
+        return bool(admit_prompts(view, view.waiting, num_left, num_rows, lambda _: True)[0])

@@ -1,0 +1,124 @@
+"""Skipping unchanged decode steps changes nothing: each run is compared with the long way."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kit.simulations import make_settings
+from pipemax_worker.contract.request import FinishedRequest
+from pipemax_worker.engine.policies import POLICIES
+from pipemax_worker.performance.batch_shape import BatchShape
+from pipemax_worker.performance.correction import CorrectedEstimator
+from pipemax_worker.planner.simulation import Simulation, SimulationResult, SimulationSettings
+from pipemax_worker.planner.workload import Workload
+
+LONG = Workload(((9, 120), (4, 150), (17, 90), (5, 110), (8, 130), (30, 100)))
+Finished = list[tuple[int, int, float]]
+
+
+def run(
+    settings: SimulationSettings, work: Workload, *, fast_forward: bool
+) -> tuple[SimulationResult, Finished, int]:
+    """(result, (request, output tokens, virtual time) as they finish, turns skipped)."""
+    settings = msgspec.structs.replace(settings, fast_forward=fast_forward)
+    simulation = Simulation(settings, work)
+    finished: Finished = []
+    step = simulation.engine.step
+
+    def record() -> list[FinishedRequest]:
+        ended = step()
+        now = simulation.clock.now()
+        finished.extend((one.key.offset, len(one.token_ids), now) for one in ended)
+        return ended
+
+    simulation.engine.step = record  # type: ignore[method-assign]
+    result = simulation.run()
+    simulation.manager.check_integrity()
+    return result, finished, simulation.fast_forward.num_turns
+
+
+def check_same(settings: SimulationSettings, work: Workload) -> int:
+    """How many turns were skipped."""
+    fast = run(settings, work, fast_forward=True)
+    slow = run(settings, work, fast_forward=False)
+    assert fast[:2] == slow[:2]
+    assert slow[2] == 0
+    return fast[2]
+
+
+@pytest.mark.parametrize("policy", ["fused", "vllm"])
+@pytest.mark.parametrize("run_ahead", [True, False])
+def test_most_turns_of_long_outputs_are_skipped(policy: str, run_ahead: bool) -> None:
+    # A step holds one prompt here, so that no micro-batch is empty, with any policy.
+    settings = make_settings(
+        policy=policy, device=300, run_ahead=run_ahead, max_batched_tokens=30, num_stages=2
+    )
+    num_skipped = check_same(settings, LONG)
+    result, _, _ = run(settings, LONG, fast_forward=False)
+    assert num_skipped > result.num_steps / 2
+
+
+@pytest.mark.parametrize("policy", ["fused", "vllm"])
+def test_turns_are_skipped_while_others_wait_for_room(policy: str) -> None:
+    work = Workload(LONG.lengths * 5)
+    assert check_same(make_settings(policy=policy, device=150), work) > 100
+
+
+def test_preempted_requests_return_as_ever() -> None:
+    settings = make_settings(policy="vllm", device=80, num_stages=2)
+    result, _, _ = run(settings, LONG, fast_forward=False)
+    assert result.statistics.num_preemptions_by_recompute > 0
+    assert check_same(settings, LONG) > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        make_settings(policy="fused", device=60, host=200),
+        make_settings(policy="fused", device=300, prefix_sharing=True),
+        make_settings(policy="tdpipe", device=300),
+        make_settings(policy="pipemax", device=60, host=200),
+    ],
+)
+def test_where_turns_do_more_nothing_is_skipped(settings: SimulationSettings) -> None:
+    assert check_same(settings, Workload(LONG.lengths[:3])) == 0
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> tuple[SimulationSettings, Workload]:
+    lengths = draw(
+        st.lists(st.tuples(st.integers(1, 40), st.integers(1, 80)), min_size=1, max_size=24)
+    )
+    settings = make_settings(
+        policy=draw(st.sampled_from(sorted(POLICIES))),
+        num_stages=draw(st.sampled_from([1, 2, 4])),
+        device=draw(st.integers(32, 160)),
+        look_ahead=draw(st.sampled_from([2, 1024])),
+        run_ahead=draw(st.booleans()),
+        growth_reserve_ratio=draw(st.sampled_from([0.0, 1.0])),
+        max_batched_tokens=draw(st.sampled_from([8, 32])),
+        max_num_requests=draw(st.sampled_from([2, 64])),
+    )
+    return settings, Workload(tuple(lengths), draw(st.sampled_from([None, 80])))
+
+
+@given(runs())
+def test_times_counters_and_order_are_the_same(case: tuple[SimulationSettings, Workload]) -> None:
+    check_same(*case)
+
+
+def test_confirming_steps_at_once_is_observing_each() -> None:
+    cost = Simulation(make_settings(), LONG).estimator._prior
+    one_by_one, at_once = CorrectedEstimator(cost), CorrectedEstimator(cost)
+    shape = BatchShape(6, 60, 6)
+    for _ in range(3):
+        for stage in range(cost.num_stages):
+            one_by_one.observe(shape, stage, cost.stage_seconds(shape, stage))
+    at_once.confirm_all(6, 3)
+    for estimator in (one_by_one, at_once):  # what is learned from now on weighs the same
+        estimator.observe(shape, 1, 2 * cost.stage_seconds(shape, 1))
+    assert at_once.predict(shape) == one_by_one.predict(shape)
+    assert at_once.error_ratio == one_by_one.error_ratio
+    assert at_once.accuracy == one_by_one.accuracy
