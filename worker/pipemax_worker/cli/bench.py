@@ -89,6 +89,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings", "as in the job file; default: what a job gets")
     add = group.add_argument
     add("--stages", type=_stages, default=(1,), metavar="1,2", help="numbers of stages to measure")
+    add(
+        "--layers",
+        type=_counts,
+        metavar="15,17,17,15",
+        help="of each stage, in place of --stages (default: by what they cost)",
+    )
     add("--micro-batches", type=_positive, metavar="M")
     add("--block-tokens", type=_positive, metavar="N", help="tokens of KV in a block")
     add("--kv-dtype", choices=["bfloat16", "float16", "float32", "fp8_e4m3"])
@@ -111,7 +117,7 @@ def bench(options: argparse.Namespace) -> int:
             prompts=options.prompts,
             num_requests=options.requests,
             seed=options.seed,
-            stages=options.stages,
+            stages=(len(options.layers),) if options.layers else options.stages,
             rounds=options.rounds,
             against=tuple(dict.fromkeys(options.against)),
             rotation=options.rotation,
@@ -128,6 +134,7 @@ def bench(options: argparse.Namespace) -> int:
             memory_fraction=options.memory_fraction,
             block_tokens=options.block_tokens,
             kv_dtype=options.kv_dtype,
+            layers_per_stage=options.layers,
         ),
         say,
     )
@@ -146,7 +153,11 @@ def _positive(text: str) -> int:
 
 
 def _stages(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(map(_positive, text.split(","))))
+    return tuple(dict.fromkeys(_counts(text)))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(map(_positive, text.split(",")))
 
 
 def _quantity(text: str) -> int:

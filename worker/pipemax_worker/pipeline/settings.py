@@ -12,7 +12,8 @@ from pipemax_worker.contract.messages import StageConfig
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.errors import KVTierError, StageDiedError
 from pipemax_worker.pipeline.cores import available_cores
-from pipemax_worker.pipeline.partition import partition_layers
+from pipemax_worker.pipeline.layer_split import SplitCosts, split_layers
+from pipemax_worker.pipeline.partition import derive_split_costs
 
 CPU_DEVICE_KV_BYTES = 1 << 30
 """Device tier of all stages together on a CPU, where no memory is the device's own."""
@@ -108,14 +109,13 @@ def _choose_layers(settings: PipelineSettings, gpu_memory_bytes: Sequence[int]) 
     room_bytes = None
     if is_cuda and settings.device_kv_bytes is None and len(gpu_memory_bytes) >= len(stages):
         room_bytes = [_room_without_weights(settings, s, gpu_memory_bytes[s]) for s in stages]
-    return partition_layers(
-        settings.model_config,
-        settings.num_stages,
-        1.0 if is_cuda else CPU_HEAD_SHARE,
-        room_bytes,
-        settings.dtype,
-        settings.kv_dtype,
-    )
+    return split_layers(split_costs(settings), settings.num_stages, room_bytes)
+
+
+def split_costs(settings: PipelineSettings) -> SplitCosts:
+    """Of the model's parts, by their sizes, before anything is measured."""
+    head_share = CPU_HEAD_SHARE if settings.device == "cpu" else 1.0
+    return derive_split_costs(settings.model_config, head_share, settings.dtype, settings.kv_dtype)
 
 
 def build_stage_configs(

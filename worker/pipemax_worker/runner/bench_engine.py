@@ -13,6 +13,8 @@ from pipemax_worker.contract.statistics import CopyTotals, EngineStatistics, Sta
 from pipemax_worker.engine.engine import Engine
 from pipemax_worker.engine.hidden_length import LengthReached
 from pipemax_worker.errors import InvariantError
+from pipemax_worker.pipeline.measured_split import SplitAdvice, advise_split
+from pipemax_worker.pipeline.settings import split_costs
 from pipemax_worker.runner.bench_floor import (
     CopySpeeds,
     StepFloor,
@@ -34,6 +36,8 @@ class EngineRun(msgspec.Struct, frozen=True):
     num_device_blocks      the device tier.
     floor_seconds          what the median step cannot be faster than; 0: not measured.
     gpu_memory_bytes       of each GPU at the end, by all programs: engines do not give memory back.
+    layers_of_stage        how the model was cut.
+    split_advice           how the stages' times ask for it to be cut.
     """
 
     seconds: float
@@ -54,6 +58,8 @@ class EngineRun(msgspec.Struct, frozen=True):
     floor_seconds: float = 0.0
     steady_floor_seconds: float = 0.0
     gpu_memory_bytes: tuple[int, ...] = ()
+    layers_of_stage: tuple[int, ...] = ()
+    split_advice: SplitAdvice | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -95,8 +101,16 @@ def run_engine(
             (peak_live_blocks, session.geometry.num_device_slots),
             token_ids,
         )
+        layers_of_stage = session.geometry.layers_of_stage
+        stage_seconds = [stage.compute_seconds for stage in run.stages]
         run = msgspec.structs.replace(
-            run, steady=timeline.steady_part(), gpu_memory_bytes=gpu_memory_used_bytes()
+            run,
+            steady=timeline.steady_part(),
+            gpu_memory_bytes=gpu_memory_used_bytes(),
+            layers_of_stage=layers_of_stage,
+            split_advice=advise_split(
+                split_costs(settings.pipeline), layers_of_stage, stage_seconds
+            ),
         )
         if speeds is None:
             return run

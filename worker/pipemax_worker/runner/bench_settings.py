@@ -41,6 +41,7 @@ class BenchOptions(msgspec.Struct, frozen=True):
     hidden_max_tokens     what the scheduler is told of every output's length.
     dummy_weights_seed    random weights of the model's shape, in place of its own.
     memory_limit_bytes    most that a stage may take of its GPU.
+    layers_per_stage      of as many stages as it names.
     """
 
     model_folder: Path
@@ -64,6 +65,7 @@ class BenchOptions(msgspec.Struct, frozen=True):
     memory_fraction: float | None = None
     block_tokens: int | None = None
     kv_dtype: str | None = None
+    layers_per_stage: tuple[int, ...] | None = None
 
 
 def build_settings(
@@ -84,6 +86,8 @@ def build_settings(
         "engine": engine,
         "parallelism": {"stagesPerNode": num_stages},
     }
+    if options.layers_per_stage is not None and len(options.layers_per_stage) == num_stages:
+        document["parallelism"]["layersPerStage"] = list(options.layers_per_stage)
     if options.host_kv_bytes is not None:
         document["kvCache"] = {"host": options.host_kv_bytes}
     spec = InferenceJobSpec.model_validate(document)

@@ -95,6 +95,7 @@ def _describe_measured(measured: Measured) -> Iterator[str]:
     yield from _describe_floor(run)
     for stage in run.stages:
         yield f"  stage {stage.stage}  {_shares(stage, run.seconds)}"
+    yield from _describe_split(run)
     if run.copies:
         yield "  copies   " + ", ".join(_describe_copy(copy, run) for copy in run.copies)
     if run.gpu_memory_bytes:
@@ -115,6 +116,18 @@ def _shares(stage: StageTotals, seconds: float) -> str:
     }
     parts["idle"] = max(0.0, seconds - sum(parts.values()))
     return ", ".join(f"{name} {100 * part / seconds:.1f} %" for name, part in parts.items())
+
+
+def _describe_split(run: EngineRun) -> Iterator[str]:
+    advice = run.split_advice
+    if len(run.layers_of_stage) < 2 or advice is None:
+        return
+    text = "  layers   " + ",".join(map(str, run.layers_of_stage))
+    if advice.layers_of_stage != run.layers_of_stage:
+        better = ",".join(map(str, advice.layers_of_stage))
+        share = f"{100 * advice.time_share:.0f} %"
+        text += f"; by these times --layers {better} would take {share} of the slowest stage's"
+    yield text
 
 
 def _describe_steady(run: EngineRun) -> Iterator[str]:

@@ -15,6 +15,21 @@ CONDITIONS = BenchConditions(
 )
 
 
+def test_layers_say_how_many_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[BenchOptions] = []
+
+    def run(options: BenchOptions, say: object) -> BenchReport:
+        asked.append(options)
+        return BenchReport(CONDITIONS, ())
+
+    monkeypatch.setattr(bench, "run_bench", run)
+    monkeypatch.setattr(BenchReport, "ratios", lambda self: {})
+    assert main(["bench", "--model", "m", "--layers", "15,17,17,15"]) == 0
+    assert asked == [
+        BenchOptions(model_folder=Path("m"), stages=(4,), layers_per_stage=(15, 17, 17, 15))
+    ]
+
+
 def test_everything_said_reaches_the_benchmark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

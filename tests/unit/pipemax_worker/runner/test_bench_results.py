@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.statistics import CopyTotals, StageTotals, StepRecord
+from pipemax_worker.pipeline.measured_split import SplitAdvice
 from pipemax_worker.runner.bench_conditions import BenchConditions
 from pipemax_worker.runner.bench_engine import EngineRun
 from pipemax_worker.runner.bench_floor import CopySpeeds
@@ -125,6 +126,18 @@ def test_the_text_has_conditions_shares_and_ratios() -> None:
     ):
         assert part in text
     assert "preempted" not in text
+
+
+def test_a_split_that_the_times_ask_for_is_named() -> None:
+    advice = SplitAdvice((16, 17, 17, 14), 0.95)
+    cut = msgspec.structs.replace(a_run(2.0), layers_of_stage=(15, 17, 17, 15), split_advice=advice)
+    report = BenchReport(CONDITIONS, (Measured("uneven", 4, (cut,)),))
+    text = "\n".join(describe_report(report))
+    better = "by these times --layers 16,17,17,14 would take 95 % of the slowest stage's"
+    assert f"  layers   15,17,17,15; {better}" in text
+    good = msgspec.structs.replace(cut, split_advice=SplitAdvice((15, 17, 17, 15), 1.0))
+    report = BenchReport(CONDITIONS, (Measured("uneven", 4, (good,)),))
+    assert "  layers   15,17,17,15\n" in "\n".join(describe_report(report)) + "\n"
 
 
 def test_rotation_says_how_far_the_device_tier_is_exceeded() -> None:

@@ -39,6 +39,13 @@ def test_without_options_a_job_s_defaults_hold(config: ModelConfig) -> None:
     assert settings.prefix_sharing
 
 
+def test_layers_are_of_as_many_stages_as_they_name(config: ModelConfig) -> None:
+    num_layers = config.num_hidden_layers
+    options = BenchOptions(TINY, layers_per_stage=(1, num_layers - 2, 1))
+    assert build_settings(options, config, 3).pipeline.layers_of_stage == (1, num_layers - 2, 1)
+    assert build_settings(options, config, 2).pipeline.layers_of_stage is None
+
+
 def test_options_reach_the_pipeline(config: ModelConfig) -> None:
     options = BenchOptions(
         TINY,
