@@ -18,13 +18,16 @@ class FakeGpu:
     """energy_joules  of its counter; None: a GPU without one.
     watts          now.
     error          code that every question about it gets, SUCCESS if it answers.
+    pcie_*         by NVML's number of the direction, and of the field.
     """
 
     uuid: str
     watts: float = 300.0
     energy_joules: float | None = 1000.0
     error: int = SUCCESS
-    pcie_kib_per_second: dict[int, int] = field(default_factory=dict)
+    pcie_kb_per_second: dict[int, int] = field(default_factory=dict)
+    pcie_bytes: dict[int, int] = field(default_factory=dict)
+    pcie_value_type: int = pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG
     handle: Any = field(default_factory=pynvml.struct_c_nvmlDevice_t)
 
 
@@ -59,12 +62,21 @@ class FakeNvml:
         millijoules._obj.value = round(1e3 * gpu.energy_joules)
         return gpu.error
 
-    def nvmlDeviceGetPcieThroughput(self, device: Any, counter: Any, kib_per_second: Any) -> int:
+    def nvmlDeviceGetPcieThroughput(self, device: Any, counter: Any, kb_per_second: Any) -> int:
         gpu = self._find(device)
         number = int(getattr(counter, "value", counter))
-        if number not in gpu.pcie_kib_per_second:
+        if number not in gpu.pcie_kb_per_second:
             return int(pynvml.NVML_ERROR_NOT_SUPPORTED)
-        kib_per_second._obj.value = gpu.pcie_kib_per_second[number]
+        kb_per_second._obj.value = gpu.pcie_kb_per_second[number]
+        return gpu.error
+
+    def nvmlDeviceGetFieldValues(self, device: Any, count: Any, values: Any) -> int:
+        gpu = self._find(device)
+        for value in list(values._obj)[: count.value]:
+            is_known = value.fieldId in gpu.pcie_bytes
+            value.nvmlReturn = SUCCESS if is_known else pynvml.NVML_ERROR_NOT_SUPPORTED
+            value.valueType = gpu.pcie_value_type
+            value.value.ullVal = gpu.pcie_bytes.get(value.fieldId, 0)
         return gpu.error
 
     def nvmlErrorString(self, code: int) -> bytes:
