@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 .PHONY: help
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.worker: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -100,6 +100,10 @@ control-plane: $(VENV)/.dev ## Build etcd, Kubernetes and Kueue for the tests, o
 .PHONY: operator-scale
 operator-scale: control-plane ## 1,000 InferenceJobs on 1,000 stand-in nodes: what the operator takes
 	@$(BIN)/python tools/operator_scale.py --jobs 1000
+
+.PHONY: dashboards-pictures
+dashboards-pictures: control-plane ## Draw the dashboards from a real run, for docs/dashboards.md (four minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python tools/draw_dashboards.py
 
 .PHONY: chart
 chart: $(VENV)/.dev ## Write the chart's CRD and manifests/install.yaml anew

@@ -98,9 +98,10 @@ class Worker:
         self._process = process
         self.folder = folder
 
-    @property
-    def process_id(self) -> int:
-        return self._process.pid
+    def stage_ids(self) -> list[int]:
+        """Of the stages' processes, which the driver's fork server has started."""
+        parents = dict(_processes_and_parents())
+        return [one for one, parent in parents.items() if parents.get(parent) == self._process.pid]
 
     @property
     def exit_code(self) -> int | None:
@@ -123,6 +124,13 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _processes_and_parents() -> Iterator[tuple[int, int]]:
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            after_name = path.read_text(encoding="utf-8").rpartition(")")[2].split()
+            yield int(path.parent.name), int(after_name[1])
 
 
 @contextlib.contextmanager

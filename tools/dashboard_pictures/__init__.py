@@ -1,0 +1,1 @@
+"""Pictures of the dashboards without Grafana: their real queries, drawn by matplotlib."""
