@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from pipemax_worker.contract.energy import EnergyTotals
@@ -15,7 +15,9 @@ from pipemax_worker.top.table import Column, build_table, percent
 from pipemax_worker.top.worker_page import Blocks, WorkerPage
 
 MAX_BAR_WIDTH = 78
+MIN_TEXT_WIDTH = 20
 _BAR_CELLS = 20
+_TITLE_WIDTH = 10
 
 
 def draw_workers(
@@ -37,27 +39,25 @@ def _draw_worker(
 ) -> Iterator[RenderableType]:
     yield Text.assemble((page.job, "bold"), f"  {page.phase}  ", (place, "dim"))
     yield Text(draw_share(page.fraction_done, min(width, MAX_BAR_WIDTH)))
-    yield _said("requests", _describe_progress(page))
-    yield _said("tokens/s", _describe_speed(page, rates))
+    yield _said("requests", _describe_progress(page), width)
+    yield _said("tokens/s", _describe_speed(page, rates), width)
     if page.kv_blocks:
         yield Text()
         yield build_table(_TIER_COLUMNS, page.kv_blocks.items(), width)
-        yield _said("swap", _describe_swaps(rates))
+        yield _said("swap", _describe_swaps(rates), width)
     if rates.stages:
         yield Text()
         yield build_table(_STAGE_COLUMNS, rates.stages, width)
     if energy := _describe_energy(page, rates):
-        yield _said("energy", energy)
-    yield from (_said("warning", warning, style="yellow") for warning in page.warnings)
+        yield _said("energy", energy, width)
+    yield from (_said("warning", warning, width, "yellow") for warning in page.warnings)
 
 
-def _said(title: str, text: str, style: str = "") -> Table:
+def _said(title: str, text: str, width: int, style: str = "") -> Text:
     """What is too long goes on below itself."""
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(width=8)
-    grid.add_column()
-    grid.add_row(title, Text(text, style=style))
-    return grid
+    lines = textwrap.wrap(text, max(MIN_TEXT_WIDTH, width - _TITLE_WIDTH)) or [""]
+    rest = [f"{'':{_TITLE_WIDTH}}{line}" for line in lines[1:]]
+    return Text("\n".join([f"{title:{_TITLE_WIDTH}}{lines[0]}", *rest]), style=style)
 
 
 def _describe_progress(page: WorkerPage) -> str:
