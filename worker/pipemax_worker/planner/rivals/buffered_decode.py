@@ -134,32 +134,27 @@ class BufferedDecode:
         totals.num_tokens += num_rows
         while self._ends and self._ends[0][0] <= self._num_rounds:
             _, ended_id = heapq.heappop(self._ends)
-            self._leave(ended_id)
+            if ended_id in self._running:  # not swapped out before
+                self._leave(ended_id)
         while self._num_held > self._rates.capacity_tokens and len(self._running) > 1:
             self._swap_out_youngest()
 
     def _swap_out_youngest(self) -> None:
         sequence = self._leave(next(reversed(self._running)))
-        assert sequence is not None
         self._buffer.give_back([sequence])
         self.totals.num_swapped_out += 1
         self.totals.num_stored_tokens += sequence.num_tokens
 
-    def _leave(self, running_id: int) -> Sequence | None:
-        """None if it was swapped out before; its entry among the ends stays until its time."""
-        running = self._running.pop(running_id, None)
-        if running is None:
-            return None
-        sequence = running.at(self._num_rounds)
+    def _leave(self, running_id: int) -> Sequence:
+        sequence = self._running.pop(running_id).at(self._num_rounds)
         self._num_kv -= sequence.num_tokens
         self._num_held -= sequence.num_tokens + self._rates.slack_tokens
         return sequence
 
     def _put_back(self) -> float:
         """All that runs goes to the host; the phase ends when the last of it is there."""
-        sequences = [self._leave(running_id) for running_id in list(self._running)]
+        alive = [self._leave(running_id) for running_id in list(self._running)]
         self._ends.clear()
-        alive = [sequence for sequence in sequences if sequence is not None]
         self._buffer.give_back(alive)
         num_tokens = sum(sequence.num_tokens for sequence in alive)
         self.totals.num_stored_tokens += num_tokens
