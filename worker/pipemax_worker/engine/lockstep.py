@@ -19,7 +19,7 @@ from pipemax_worker.engine.hidden_length import LengthReached
 from pipemax_worker.engine.lifecycle import Lifecycle
 from pipemax_worker.engine.message import Plan
 from pipemax_worker.engine.request_state import RequestState, RequestStatus
-from pipemax_worker.engine.view import PolicyState, SteadyPolicy
+from pipemax_worker.engine.view import SteadyPolicy
 from pipemax_worker.engine.view_builder import ViewBuilder
 from pipemax_worker.kvcache.block_manager import BlockManager
 from pipemax_worker.performance.batch_shape import BatchShape
@@ -139,7 +139,7 @@ class Lockstep:
         # Requests are admitted in order, and none beyond what is unreserved.
         if not candidates or candidates[0].num_blocks > max(0, num_unreserved_blocks):
             return False
-        view = self._views.build_for_admission(micro_batch_id, candidates, PolicyState())
+        view = self._views.build_for_admission(micro_batch_id, candidates)
         return self._policy.admits(view, num_rows)
 
     def _take_turn(self, group: Group, micro_batch_id: int) -> None:
@@ -188,10 +188,9 @@ class Lockstep:
         """Bring the requests up to here; every output was ``token_id``."""
         accounting = self._lifecycle.accounting
         if self._last_shape is not None:
-            accounting.prefetch_budget_bytes = 0
-            if self._policy.has_budget:
-                budget_bytes = self._views.prefetch_budget_bytes(self._last_shape)
-                accounting.prefetch_budget_bytes = budget_bytes
+            view = self._views.build_for_admission(self.next_micro_batch_id, ())
+            budget_bytes = self._policy.budget_bytes(view, self._last_shape)
+            accounting.prefetch_budget_bytes = budget_bytes
         for group in self.groups:
             if group is not None:
                 accounting.num_steps += group.num_scheduled

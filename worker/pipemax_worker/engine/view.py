@@ -200,15 +200,13 @@ class Policy(Protocol):
 
 @runtime_checkable
 class SteadyPolicy(Policy, Protocol):
-    """A policy without a state of its own that always takes all rows that decode.
+    """A policy without a state of its own that always takes all rows that decode."""
 
-    has_budget   whether it tells a prefetch budget: predicted step time x measured bandwidth.
-    """
-
-    @property
-    def has_budget(self) -> bool: ...
+    def budget_bytes(self, view: SchedulerView, shape: BatchShape) -> int:
+        """The prefetch budget beside a step of ``shape``."""
+        ...
 
     def admits(self, view: SchedulerView, num_rows: int) -> bool:
         """Whether ``compose`` would admit anyone beside ``num_rows`` that decode, where nobody has
-        to be preempted. Of ``view`` it reads what ``ViewBuilder.build_for_admission`` knows."""
+        to be preempted. ``view`` is that of ``ViewBuilder.build_for_admission``."""
         ...

@@ -56,7 +56,7 @@ class ViewBuilder:
 
     def build(self, micro_batch_id: int, state: PolicyState) -> SchedulerView | None:
         """None if there is nobody to choose from: nobody can run or be admitted."""
-        lifecycle, config = self._lifecycle, self._config
+        lifecycle = self._lifecycle
         ready = self._ready(lifecycle.micro_batches[micro_batch_id])
         num_leaving = lifecycle.transit.num_leaving_blocks
         waiting = lifecycle.admission.candidates(num_leaving)
@@ -64,14 +64,33 @@ class ViewBuilder:
             return None
         following = lifecycle.micro_batches.next_with_requests(micro_batch_id)
         num_needed = sum([row.num_new_blocks for row in ready])
-        num_allocatable = lifecycle.residency.num_allocatable()
-        is_short = num_needed > num_allocatable
+        is_short = num_needed > lifecycle.residency.num_allocatable()
+        preemptible = self._preemptible() if is_short else ()
+        return self._show(micro_batch_id, ready, waiting, preemptible, following, state)
+
+    def build_for_admission(
+        self, micro_batch_id: int, waiting: tuple[WaitingRequest, ...]
+    ) -> SchedulerView:
+        """``build``, but for what only decodes and where it is."""
+        return self._show(micro_batch_id, (), waiting, (), None, PolicyState())
+
+    def _show(
+        self,
+        micro_batch_id: int,
+        ready: tuple[ReadyRequest, ...],
+        waiting: tuple[WaitingRequest, ...],
+        preemptible: tuple[PreemptibleRequest, ...],
+        following: MicroBatch | None,
+        state: PolicyState,
+    ) -> SchedulerView:
+        lifecycle, config = self._lifecycle, self._config
+        num_leaving = lifecycle.transit.num_leaving_blocks
         return SchedulerView(
             micro_batch_id=micro_batch_id,
             ready=ready,
             waiting=waiting,
             lacking=self._lacking(following),
-            preemptible=self._preemptible() if is_short else (),
+            preemptible=preemptible,
             token_target=self._token_target,
             max_batched_tokens=config.max_batched_tokens,
             max_num_requests=config.max_num_requests,
@@ -79,7 +98,7 @@ class ViewBuilder:
             slot_bytes=self._slot_bytes,
             num_unfinished=lifecycle.num_unfinished,
             num_unreserved_blocks=lifecycle.admission.num_unreserved_blocks - num_leaving,
-            num_allocatable_blocks=num_allocatable,
+            num_allocatable_blocks=lifecycle.residency.num_allocatable(),
             num_returning_blocks=lifecycle.num_returning_blocks,
             num_nvme_blocks=self._manager.num_available_nvme_slots,
             micro_batch_sizes=lifecycle.micro_batches.sizes,
@@ -106,45 +125,6 @@ class ViewBuilder:
         if self._config.balances_counts:
             return tuple(map(float, micro_batches.sizes))
         return micro_batches.seconds()
-
-    def prefetch_budget_bytes(self, shape: BatchShape) -> int:
-        """Bytes that one stage can load while it computes ``shape``."""
-        bandwidth = self._links.bandwidth(Tier.HOST, Tier.DEVICE)
-        return int(self._estimator.predict(shape) * bandwidth)
-
-    def build_for_admission(
-        self, micro_batch_id: int, waiting: tuple[WaitingRequest, ...], state: PolicyState
-    ) -> SchedulerView:
-        """What ``build`` shows of who may be admitted, while all that runs only decodes."""
-        lifecycle, config = self._lifecycle, self._config
-        return SchedulerView(
-            micro_batch_id=micro_batch_id,
-            ready=(),
-            waiting=waiting,
-            lacking=(),
-            preemptible=(),
-            token_target=self._token_target,
-            max_batched_tokens=config.max_batched_tokens,
-            max_num_requests=config.max_num_requests,
-            block_tokens=config.block_tokens,
-            slot_bytes=self._slot_bytes,
-            num_unfinished=lifecycle.num_unfinished,
-            num_unreserved_blocks=lifecycle.admission.num_unreserved_blocks,
-            num_allocatable_blocks=lifecycle.residency.num_allocatable(),
-            num_returning_blocks=0,
-            num_nvme_blocks=0,
-            micro_batch_sizes=lifecycle.micro_batches.sizes,
-            micro_batch_seconds=lifecycle.micro_batches.seconds(),
-            load_bytes_per_second=0.0,
-            demote_bytes_per_second=0.0,
-            promote_bytes_per_second=0.0,
-            predict=self._estimator.predict,
-            num_held_blocks=len(lifecycle.residency.held),
-            num_device_blocks=config.geometry.num_device_slots,
-            num_live_blocks=config.num_live_blocks,
-            forecast=lifecycle.admission.forecast,
-            state=state,
-        )
 
     def _ready(self, micro_batch: MicroBatch) -> tuple[ReadyRequest, ...]:
         """The hot path: once for every row of every turn."""

@@ -121,6 +121,7 @@ class FastForward:
         self._engine.scheduler.end_lockstep(
             lockstep, len(plans), [turn.message.turns for turn in delivered], SAMPLED_TOKEN_ID
         )
-        self._engine.replace_in_flight(plans, last_reported=turns[0].message.sequence - 1)
+        num_left = len(turns)
+        self._engine.replace_in_flight(plans, last_reported=lockstep.next_sequence - 1 - num_left)
         self._pipeline.replace_messages([turn.message for turn in turns])
         self.num_turns += len(delivered)

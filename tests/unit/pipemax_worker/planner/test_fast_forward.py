@@ -73,6 +73,13 @@ def test_preempted_requests_return_as_ever() -> None:
     assert check_same(settings, LONG) > 0
 
 
+def test_it_may_end_with_nothing_in_flight() -> None:
+    settings = make_settings(
+        num_stages=2, device=32, look_ahead=2, run_ahead=False, max_batched_tokens=8
+    )
+    check_same(settings, Workload(((1, 9), (1, 5), (1, 8))))
+
+
 @pytest.mark.parametrize(
     "settings",
     [

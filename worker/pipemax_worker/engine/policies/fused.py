@@ -25,6 +25,7 @@ from pipemax_worker.engine.policies.composing import (
 )
 from pipemax_worker.engine.preemption import choose_preemptions
 from pipemax_worker.engine.view import Composition, SchedulerView
+from pipemax_worker.performance.batch_shape import BatchShape
 
 _BALANCE_TOLERANCE = 1e-6
 
@@ -35,7 +36,6 @@ class FusedPolicy:
     uses_pool = False
     balances = True
     order_window = 1024
-    has_budget = True
 
     def compose(self, view: SchedulerView, now: float) -> Composition:
         preempt = choose_preemptions(view, num_short_blocks(view))
@@ -56,6 +56,9 @@ class FusedPolicy:
 
     def admits(self, view: SchedulerView, num_rows: int) -> bool:
         return bool(_admit(view, num_rows, ())[0])
+
+    def budget_bytes(self, view: SchedulerView, shape: BatchShape) -> int:
+        return prefetch_budget_bytes(view, shape)
 
 
 def _admit(view: SchedulerView, num_decode: int, chunks: Chunks) -> tuple[tuple[int, ...], Chunks]:

@@ -16,6 +16,7 @@ from pipemax_worker.engine.policies.composing import (
 )
 from pipemax_worker.engine.preemption import recompute_youngest
 from pipemax_worker.engine.view import Composition, SchedulerView
+from pipemax_worker.performance.batch_shape import BatchShape
 
 
 class VLLMPolicy:
@@ -24,7 +25,6 @@ class VLLMPolicy:
     uses_pool = False
     balances = False
     order_window = 0
-    has_budget = False
 
     def compose(self, view: SchedulerView, now: float) -> Composition:
         preempt = recompute_youngest(view)
@@ -48,3 +48,6 @@ class VLLMPolicy:
     def admits(self, view: SchedulerView, num_rows: int) -> bool:
         num_left = view.max_batched_tokens - num_rows
         return bool(admit_prompts(view, view.waiting, num_left, num_rows, lambda _: True)[0])
+
+    def budget_bytes(self, view: SchedulerView, shape: BatchShape) -> int:
+        return 0
