@@ -14,7 +14,7 @@ from pipemax_worker.dataset.progress import LedgerProgress, read_progress
 from pipemax_worker.dataset.worker_states import WorkerState
 from pipemax_worker.job.load import load_job
 from pipemax_worker.runner.places import resolve_output
-from pipemax_worker.telemetry.progress import format_seconds
+from pipemax_worker.telemetry.progress import format_energy, format_seconds
 
 MAX_WORKERS_SHOWN = 20
 
@@ -58,6 +58,10 @@ def as_json(progress: LedgerProgress) -> dict[str, Any]:
         "ranges": {"total": progress.num_ranges, "done": progress.num_done_ranges},
         "inputBytes": {"total": progress.input_bytes, "done": progress.done_bytes},
         "tokens": {"prompt": counts.prompt_tokens, "generated": counts.completion_tokens},
+        "jobEnergy": {
+            "joules": progress.energy.joules,
+            "gpuSeconds": progress.energy.gpu_seconds,
+        },
         "failedReasons": progress.failed_codes,
         "retry": progress.retry,
         "resumedFrom": list(progress.resumed_from),
@@ -88,6 +92,7 @@ def describe_progress(job_name: str, place: str, progress: LedgerProgress) -> st
             *_describe_sources(progress),
             f"  ranges    {progress.num_done_ranges} of {progress.num_ranges} done",
             f"  tokens    {counts.prompt_tokens} prompt, {counts.completion_tokens} generated",
+            *([f"  energy    {format_energy(progress.energy)}"] if progress.energy else []),
             *(_describe_worker(worker) for worker in progress.workers[:MAX_WORKERS_SHOWN]),
             *_describe_more_workers(progress),
             f"  results   {place}",

@@ -9,8 +9,10 @@ from collections import Counter
 
 import msgspec
 
+from pipemax_worker.contract.energy import EnergyTotals
 from pipemax_worker.dataset.chain_reader import read_last_records, segment_keys_by_range
 from pipemax_worker.dataset.earlier_results import read_sources
+from pipemax_worker.dataset.energy_ledger import read_energy
 from pipemax_worker.dataset.heartbeats import HeartbeatLimits
 from pipemax_worker.dataset.ledger import Ledger
 from pipemax_worker.dataset.object_store import ObjectStore
@@ -30,6 +32,7 @@ class LedgerProgress(msgspec.Struct, frozen=True):
     num_copied     of the records come from ``resumed_from``, earlier jobs' outputs.
     retry          the newest one, 0 if there was none; ranges are done or not for this one.
     workers        who works on it, or did and never said that it ended.
+    energy         that all runs of it took of GPUs.
     """
 
     created_at: str
@@ -44,6 +47,7 @@ class LedgerProgress(msgspec.Struct, frozen=True):
     resumed_from: tuple[str, ...]
     retry: int
     workers: tuple[WorkerState, ...]
+    energy: EnergyTotals = EnergyTotals()
 
     @property
     def is_finished(self) -> bool:
@@ -107,4 +111,5 @@ def read_progress(store: ObjectStore, limits: HeartbeatLimits = DEFAULT_LIMITS) 
         resumed_from=read_sources(store),
         retry=ledger.retry,
         workers=read_worker_states(ledger, done, limits),
+        energy=read_energy(store),
     )

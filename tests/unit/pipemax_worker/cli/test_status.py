@@ -9,6 +9,7 @@ from kit.fake_run import FakeSessions
 from kit.flaky_engine import FlakyEngine
 from kit.jobs import JobFolder, text_line, text_lines
 from pipemax_worker.cli.main import main
+from pipemax_worker.dataset.energy_ledger import ENERGY_PREFIX
 from pipemax_worker.dataset.workers import name_this_worker
 from pipemax_worker.errors import StageDiedError
 from pipemax_worker.runner import run as run_module
@@ -157,3 +158,22 @@ def test_who_is_silent_is_the_jobs_to_say(
     capsys.readouterr()
     assert main(["status", str(job.job_file)]) == 0
     assert f"another: {phase}, last sign of life" in capsys.readouterr().out
+
+
+def test_energy_of_all_runs(
+    job: JobFolder, sessions: FakeSessions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.write_input(text_lines(3))
+    job.write()
+    job.run("--quiet")
+    capsys.readouterr()
+    main(["status", str(job.job_file)])
+    assert "  energy  " not in capsys.readouterr().out, "on a CPU nothing is measured"
+    for name in ("a-1-2-3.3600000-1800", "b-1-2-3.3600000-1800"):
+        (job.output / ENERGY_PREFIX).mkdir(exist_ok=True)
+        (job.output / ENERGY_PREFIX / name).write_text("{}")
+    main(["status", str(job.job_file)])
+    assert "  energy    2 kWh over 1 GPU-hours\n" in capsys.readouterr().out
+    main(["status", "--json", str(job.job_file)])
+    told = json.loads(capsys.readouterr().out)["jobEnergy"]
+    assert told == {"joules": 7_200_000, "gpuSeconds": 3600}
