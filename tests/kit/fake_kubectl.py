@@ -68,6 +68,7 @@ def job_document(name: str, phase: str = "Running", reason: str = "") -> dict[st
                 **{"percent": "42%", "summary": "420/~1000", "failed": 3, "completed": 417},
                 **{"tokensPerSecond": 1234, "remaining": "3h5m"},
             },
+            "swap": {"hostToDeviceBytes": 3 << 30, "deviceToHostBytes": 1 << 30},
             "energy": {"joules": 7_200_000, "gpuHours": 2.5},
             "conditions": [{"type": kind, "status": "True", "reason": reason}],
         },

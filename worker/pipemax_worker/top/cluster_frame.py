@@ -84,6 +84,10 @@ def _kwh(job: JobLine) -> str:
     return "" if job.joules is None else f"{job.joules / 3.6e6:.3g}"
 
 
+def _swapped(job: JobLine) -> str:
+    return format_bytes(sum(job.swap_bytes.values())) if job.swap_bytes else ""
+
+
 _JOB_COLUMNS: tuple[Column[JobLine], ...] = (
     Column("namespace", lambda job: job.namespace, min_width=60, is_number=False),
     Column("job", lambda job: job.name, is_number=False),
@@ -96,6 +100,7 @@ _JOB_COLUMNS: tuple[Column[JobLine], ...] = (
     Column("left", _remaining),
     Column("GPU-hours", _hours, min_width=110),
     Column("kWh", _kwh, min_width=110),
+    Column("swapped", _swapped, min_width=130),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -97,3 +98,11 @@ def test_totals_add_up_and_know_their_rate() -> None:
     assert totals.tokens_per_joule(300) == 2.0
     assert EnergyTotals(gpu_seconds=1.0).tokens_per_joule(300) is None
     assert not EnergyTotals()
+
+
+def test_a_sampler_whose_run_was_killed_ends_by_itself() -> None:
+    with subprocess.Popen([*SAMPLER, *UUIDS], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"watts" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(30) == 0

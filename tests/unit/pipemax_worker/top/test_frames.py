@@ -90,7 +90,7 @@ def test_a_cluster_on_a_wide_terminal() -> None:
     text = draw(picture(), 150)
     assert text.startswith("2 InferenceJobs: 1 Running, 1 Suspended; 1234 tokens/s\n")
     rows = [line.split() for line in text.splitlines()]
-    assert " ".join(rows[3]) == "a reviews Running 42% 420/~1000 3 1234 3h5m 2.50 2"
+    assert " ".join(rows[3]) == "a reviews Running 42% 420/~1000 3 1234 3h5m 2.50 2 4.0 GiB"
     assert rows[4][:4] == ["a", "held", "Suspended", "WaitingForQuota"]
     assert "1234" not in rows[4], "what does not run has no rate"
     worker = next(row for row in rows if row[:1] == ["reviews-0"])
