@@ -59,10 +59,18 @@ def write_legend(plot: Axes, panel: Json) -> None:
     handles, names = plot.get_legend_handles_labels()
     handles, names = handles[:MAX_LEGENDS], names[:MAX_LEGENDS]
     legend = plot.legend(
-        *(handles, names),
-        **{"loc": "upper left", "bbox_to_anchor": (-0.06, -0.1), "frameon": False},
-        **{"fontsize": 7.5, "labelcolor": INK, "ncol": _num_columns(names, panel)},
-        **{"handlelength": 1.2, "columnspacing": 1.2, "borderpad": 0, "labelspacing": 0.35},
+        handles,
+        names,
+        loc="upper left",
+        bbox_to_anchor=(-0.06, -0.1),
+        ncol=_num_columns(names, panel),
+        frameon=False,
+        fontsize=7.5,
+        labelcolor=INK,
+        handlelength=1.2,
+        columnspacing=1.2,
+        borderpad=0,
+        labelspacing=0.35,
     )
     for line in legend.get_lines():
         line.set_linewidth(3)
@@ -84,7 +92,7 @@ def _value_ticks(unit: str, top: float) -> Locator:
         fitting = (step for step in _TIME_STEPS if top / step <= _NUM_VALUE_STEPS)
         step = float(next(fitting, _TIME_STEPS[-1]))
     if step:
-        return FixedLocator(np.arange(0.0, top, step))
+        return FixedLocator(np.arange(0.0, top, step).tolist())
     return MaxNLocator(_NUM_VALUE_STEPS, steps=[1, 2, 5, 10])
 
 

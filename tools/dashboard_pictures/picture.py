@@ -67,7 +67,9 @@ def _place_panel(figure: Figure, panel: Json, series: Sequence[Series], span: Sp
         card_width / width,
         card_height / height,
         boxstyle="square,pad=0",
-        **{"facecolor": "white", "edgecolor": "#dcdee1", "linewidth": 0.8},
+        facecolor="white",
+        edgecolor="#dcdee1",
+        linewidth=0.8,
         transform=figure.transFigure,
         zorder=-1,
     )

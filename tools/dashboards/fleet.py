@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dashboards.panels import JOB, WORKER, Dashboard, Query, panel
+from dashboards.panel import Query
+from dashboards.panels import JOB, WORKER, Dashboard, panel
 from dashboards.queries import GENERATED, NAMESPACE, TOKENS_PER_JOULE, WINDOW, rate
 
 DASHBOARD = Dashboard(

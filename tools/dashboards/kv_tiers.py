@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dashboards.panels import WORKER, Dashboard, Query, panel
+from dashboards.panel import Query
+from dashboards.panels import WORKER, Dashboard, panel
 from dashboards.queries import rate, share_of
 
 DASHBOARD = Dashboard(

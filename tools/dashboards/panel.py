@@ -53,7 +53,7 @@ class Panel:
 
 def field_defaults(one: Panel) -> Json:
     """How values are written and coloured."""
-    steps = [{"value": None, "color": one.colour}]
+    steps: list[Json] = [{"value": None, "color": one.colour}]
     steps += [{"value": value, "color": colour} for value, colour in one.thresholds]
     defaults: Json = {"unit": one.unit, "thresholds": {"mode": "absolute", "steps": steps}}
     if one.decimals is not None:
