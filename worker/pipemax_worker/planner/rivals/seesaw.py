@@ -106,12 +106,17 @@ class _Seesaw:
             now = self._switch(now) if self._phases else now
             phase = self._prefill.run(now, waiting, self._buffer)
             self._phases.append(phase)
-            until = int(_ALIVE_SHARE * self._buffer.capacity) if waiting else None
+            until = self._most_alive(waiting[0][0]) if waiting else None
             now = self._switch(phase.end) if self._buffer else phase.end
             now = self._decode.run(now, self._buffer, until)
             if waiting:
                 self._cycles.append(self._cycle_end(now, len(waiting)))
         return self._result(now)
+
+    def _most_alive(self, next_prompt: int) -> int:
+        """Tokens that may be left when prompts come again, of which the next one must find room."""
+        capacity = self._buffer.capacity
+        return max(0, min(int(_ALIVE_SHARE * capacity), capacity - next_prompt))
 
     def _cycle_end(self, now: float, num_waiting: int) -> _CycleEnd:
         num_begun = len(self._workload.lengths) - num_waiting

@@ -123,7 +123,7 @@ def test_an_empty_buffer_ends_the_phase_and_what_runs_is_stored() -> None:
 
 
 @given(LENGTHS, st.integers(30, 80), st.sampled_from([0, 50, 400]))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 def test_every_rival_generates_every_token_and_does_so_twice_alike(
     lengths: list[tuple[int, int]], device: int, host: int
 ) -> None:
@@ -135,6 +135,12 @@ def test_every_rival_generates_every_token_and_does_so_twice_alike(
         assert result.statistics.num_generated_tokens == work.num_output_tokens
         assert 0.0 < max(result.busy_ratios) <= 1.0 + 1e-9
         assert result == simulate_rival(name, node, work)
+
+
+def test_a_prompt_larger_than_half_of_the_buffer_gets_its_turn() -> None:
+    work = Workload(((5, 40), (60, 5), (5, 40), (90, 5)))
+    result = simulate_rival("seesaw", make_settings(device=40, host=20), work)
+    assert result.num_requests == 4
 
 
 def test_a_switch_reads_what_the_other_cut_did_not_hold() -> None:
