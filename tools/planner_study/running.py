@@ -136,12 +136,12 @@ def cell_settings(cell: Cell, max_batched_tokens: int | None = None) -> Simulati
 def step_sizes_of(cell: Cell) -> tuple[int, ...]:
     """That are tried, the likeliest first: what its users would tune. Steps about the knee are for
     those that put prompts beside decoding: phases of prompts alone gain nothing from them."""
-    below_knee, at_knee, *_ = step_sizes(cell_settings(cell))
+    sizes = step_sizes(cell_settings(cell))
     usual, large = _USUAL_STEP_TOKENS
     if cell.system == "fused":
-        return tuple(dict.fromkeys((below_knee, at_knee, usual)))
+        return tuple(dict.fromkeys((*sizes[:2], usual)))
     if cell.system == "vllm":
-        return tuple(dict.fromkeys((at_knee, usual, large)))
+        return tuple(dict.fromkeys((*sizes[1:2], usual, large)))
     return _USUAL_STEP_TOKENS
 
 

@@ -115,6 +115,12 @@ def test_the_size_of_a_step_is_chosen_on_a_sample(monkeypatch: pytest.MonkeyPatc
     assert found.best.max_batched_tokens == 512
 
 
+def test_a_knee_beyond_all_steps_leaves_the_usual_ones() -> None:
+    mixture = Cell("8xh100", "Qwen3-235B-A22B", "longbench", "fused")
+    assert running.step_sizes_of(mixture) == (2048, 512)
+    assert running.step_sizes_of(msgspec.structs.replace(mixture, system="vllm")) == (512, 2048)
+
+
 def test_a_cell_is_simulated_or_says_why_not() -> None:
     found = running.run_cell(msgspec.structs.replace(FUSED, ablation="no-write-through"), 3, 1)
     assert found.best is not None

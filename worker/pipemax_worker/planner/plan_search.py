@@ -49,7 +49,8 @@ def axes_of(choice: EngineChoice, settings: SimulationSettings) -> tuple[Axis, .
 
 
 def step_sizes(settings: SimulationSettings) -> tuple[int, ...]:
-    """Tokens of a step: the knee rounded to rows and up to a tile, twice that, and a large one."""
+    """Tokens of a step: the knee rounded to rows and up to a tile, twice that, and a large one,
+    which none of them exceeds: the knee of a mixture of experts is far beyond what steps hold."""
     knee = max(1, knee_tokens(settings))
     tile = settings.node.gpu.tile_tokens or _ROW_TOKENS
     whole_tiles = -(-knee // tile) * tile
