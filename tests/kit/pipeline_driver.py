@@ -40,6 +40,7 @@ def make_settings(
     model_config: ModelConfig | None = None,
     device_kv_bytes: int = 1 << 19,
     device: str = "cpu",
+    layers_of_stage: tuple[int, ...] | None = None,
 ) -> PipelineSettings:
     return PipelineSettings(
         model_folder=model_folder,
@@ -55,6 +56,7 @@ def make_settings(
         host_kv_bytes=num_stages << 19,
         nvme_kv_bytes=num_stages << 19,
         nvme_folder=folder,
+        layers_of_stage=layers_of_stage,
     )
 
 

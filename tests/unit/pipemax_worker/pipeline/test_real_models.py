@@ -22,10 +22,18 @@ NUM_TOKENS = 16
 
 @pytest.mark.parametrize("device", devices(num_gpus=4))
 @pytest.mark.parametrize(
-    ("name", "num_stages"), [("llama", 1), ("qwen2", 2), ("mistral", 4), ("qwen3", 4)]
+    ("name", "num_stages", "layers"),
+    [
+        ("llama", 1, None),
+        ("qwen2", 2, None),
+        ("mistral", 4, None),
+        ("qwen3", 4, None),
+        ("mixtral", 2, (3, 1)),
+        ("qwen3-moe", 4, None),
+    ],
 )
 def test_greedy_tokens_are_the_oracles(
-    tmp_path: Path, name: str, num_stages: int, device: str
+    tmp_path: Path, name: str, num_stages: int, layers: tuple[int, ...] | None, device: str
 ) -> None:
     folder = save_model(tmp_path, name)
     generator = random.Random(num_stages)
@@ -38,6 +46,7 @@ def test_greedy_tokens_are_the_oracles(
         model_folder=folder,
         model_config=load_model_config(folder),
         device=device,
+        layers_of_stage=layers,
     )
     executor = PipelineExecutor(make_configs(settings))
     try:
