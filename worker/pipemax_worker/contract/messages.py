@@ -44,7 +44,7 @@ class NewRequest(msgspec.Struct, frozen=True):
     seed: int
 
 
-class ScheduledRequest(msgspec.Struct, frozen=True):
+class ScheduledRequest(msgspec.Struct, frozen=True, gc=False):
     """One row of a micro-batch: ``num_new_tokens`` tokens at positions ``num_computed_tokens``...
 
     token_ids      int32 bytes of the new tokens; None: the one token that the last stage has just
@@ -118,7 +118,7 @@ class StageReport(msgspec.Struct, frozen=True, tag="report"):
     grammar_wait_seconds: float = 0.0
 
 
-class SampledToken(msgspec.Struct, frozen=True):
+class SampledToken(msgspec.Struct, frozen=True, gc=False):
     """``error``: the request cannot go on (its grammar failed), and why; the token means nothing
     then."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from pipemax_worker.contract.geometry import Tier, num_blocks_for
@@ -43,6 +43,9 @@ class Admission:
         self.returning: dict[int, RequestState] = {}
         self.num_running = 0
         self._num_reserved_blocks = 0
+        self._num_finished = 0
+        self._offered: tuple[WaitingRequest, ...] = ()
+        self._offered_at = (-1, -1)
         self._outputs = OutputLengths(config.expected_output_tokens, config.length_prediction)
         self._forecast = KVForecast(
             config.num_micro_batches, config.block_tokens, config.expected_output_tokens
@@ -93,7 +96,7 @@ class Admission:
         if self.returning:
             found = self._returning_candidates()
         elif num_leaving_blocks == 0:
-            found = self._waiting_candidates()
+            found = iter(self._new_candidates())
         else:
             return ()
         max_running = self._config.max_num_running
@@ -115,6 +118,17 @@ class Admission:
                 return
             num_left -= candidate.num_blocks
             yield candidate
+
+    def _new_candidates(self) -> Iterable[WaitingRequest]:
+        """Those of ``waiting``. What is said of them is the same until one comes or goes or lengths
+        are learned, but for the prefixes that they would find."""
+        if self._sharing.is_enabled:
+            return self._waiting_candidates()
+        known_at = (self.waiting.num_changes, self._num_finished)
+        if known_at != self._offered_at:
+            self._offered_at = known_at
+            self._offered = tuple(self._waiting_candidates())
+        return self._offered
 
     def _waiting_candidates(self) -> Iterator[WaitingRequest]:
         num_tokens = 0
@@ -189,6 +203,7 @@ class Admission:
 
     def note_finished(self, state: RequestState) -> None:
         """Learn from a finished request how long outputs are."""
+        self._num_finished += 1
         self._outputs.note_finished(state.num_output_tokens, state.request.sampling.max_tokens)
 
     def note_turn(self) -> None:

@@ -202,7 +202,8 @@ class Lifecycle:
             self.finish(state, FinishReason.ERROR, error.code, error.message)
             return
         if reason is None:
-            self.sharing.commit(state)
+            if self.sharing.is_enabled:
+                self.sharing.commit(state)
         else:
             self.finish(state, reason)
 

@@ -17,12 +17,13 @@ def append_token(state: RequestState, sampled: SampledToken) -> FinishReason | N
     if sampled.error is not None:
         raise RequestError("grammar_failed", sampled.error, "body.response_format")
     sampling = state.request.sampling
-    if sampled.token_id in sampling.stop_token_ids:
+    token_id = sampled.token_id
+    if token_id in sampling.stop_token_ids:
         return FinishReason.STOP
-    state.token_ids.append(sampled.token_id)
+    state.token_ids.append(token_id)
     if sampled.logprobs is not None:
         state.logprobs.append(sampled.logprobs)
-    if state.stop_checker is not None and state.stop_checker.append(sampled.token_id):
+    if state.stop_checker is not None and state.stop_checker.append(token_id):
         return FinishReason.STOP
     if len(state.token_ids) >= state.max_known_tokens:
         return FinishReason.LENGTH

@@ -19,13 +19,13 @@ class PrefixSharing:
     def __init__(self, manager: BlockManager, block_tokens: int, is_enabled: bool) -> None:
         self._manager = manager
         self._block_tokens = block_tokens
-        self._is_enabled = is_enabled
+        self.is_enabled = is_enabled
         self._expected: dict[bytes, int] = {}
 
     def find(self, state: RequestState) -> list[int]:
         """Blocks that hold the head of its known tokens, never all of them: the last token is
         computed in any case, since its logits are needed."""
-        if not self._is_enabled:
+        if not self.is_enabled:
             return []
         num_blocks = (len(state.token_ids) - 1) // self._block_tokens
         self._extend_hashes(state, num_blocks)
@@ -34,7 +34,7 @@ class PrefixSharing:
     def is_expected(self, state: RequestState, num_found_blocks: int) -> bool:
         """Whether another request is about to compute the first block that was not found."""
         num_blocks = (len(state.token_ids) - 1) // self._block_tokens
-        if not self._is_enabled or num_found_blocks >= num_blocks:
+        if not self.is_enabled or num_found_blocks >= num_blocks:
             return False
         return state.block_hashes[num_found_blocks] in self._expected
 
@@ -51,7 +51,7 @@ class PrefixSharing:
 
     def commit(self, state: RequestState) -> None:
         """Index its full blocks whose tokens are known."""
-        if not self._is_enabled:
+        if not self.is_enabled:
             return
         num_tokens = min(state.num_computed_tokens, len(state.token_ids))
         num_full_blocks = num_tokens // self._block_tokens

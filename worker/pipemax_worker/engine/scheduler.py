@@ -329,16 +329,18 @@ class Scheduler:
         """The last stage is through with ``plan``; ``sampled`` holds its tokens by request id."""
         self._num_in_flight -= 1
         lifecycle, states = self._lifecycle, self._lifecycle.states
+        take_token = lifecycle.take_token
         for row in plan.stage_input.scheduled:
-            state = states[row.request_id]
+            request_id = row.request_id
+            state = states[request_id]
             state.num_in_flight -= 1
             if row.needs_sample:
-                token = sampled.get(row.request_id)
+                token = sampled.get(request_id)
                 if token is None:
                     raise InvariantError(
-                        f"message {plan.sequence}: no token came back for request {row.request_id}"
+                        f"message {plan.sequence}: no token came back for request {request_id}"
                     )
                 state.num_unknown_tokens -= 1
-                lifecycle.take_token(state, token)
+                take_token(state, token)
             if state.num_in_flight == 0:
                 lifecycle.settle(state)

@@ -131,20 +131,20 @@ class ViewBuilder:
         run_ahead, block_tokens = self._config.run_ahead, self._config.block_tokens
         states = ready_states(micro_batch.resident.values(), run_ahead)
         states.sort(key=_LEAST_RECENTLY_RUN)
-        rows = []
-        for state in states:
-            num_computed = state.num_computed_tokens
-            num_blocks = -(-(num_computed + 1) // block_tokens)
-            rows.append(
+        return tuple(
+            [
                 ReadyRequest(
                     state.request_id,
-                    len(state.token_ids) + state.num_unknown_tokens - num_computed,
+                    len(state.token_ids)
+                    + state.num_unknown_tokens
+                    - (num_computed := state.num_computed_tokens),
                     num_computed,
-                    num_blocks - len(state.block_ids),
+                    num_computed // block_tokens + 1 - len(state.block_ids),
                     state.num_in_flight == 0,
                 )
-            )
-        return tuple(rows)
+                for state in states
+            ]
+        )
 
     def _pool(self, following: MicroBatch | None) -> tuple[PooledRequest, ...]:
         """An even part from each micro-batch, so that a large pool costs no more than a small."""

@@ -14,6 +14,8 @@ class WaitingQueue:
     Long outputs that begin last would run alone at the end of a job. A request is overtaken by at
     most ``window`` later ones, so nobody starves; equal limits keep their order. The first request
     tells nothing of what limits are usual: ranks are relative to the highest limit so far.
+
+    num_changes   counts who came and went.
     """
 
     def __init__(self, window: int = 0) -> None:
@@ -22,6 +24,7 @@ class WaitingQueue:
         self._ranked: list[tuple[float, int]] = []
         self._rank_of: dict[int, float] = {}
         self._highest_limit = 1
+        self.num_changes = 0
 
     def __len__(self) -> int:
         return len(self._states)
@@ -38,6 +41,7 @@ class WaitingQueue:
         self._states[state.request_id] = state
         self._rank_of[state.request_id] = rank
         insort(self._ranked, (rank, state.request_id))
+        self.num_changes += 1
 
     def remove(self, request_id: int) -> None:
         """Whoever does not wait is ignored."""
@@ -45,3 +49,4 @@ class WaitingQueue:
             return
         entry = (self._rank_of.pop(request_id), request_id)
         del self._ranked[bisect_left(self._ranked, entry)]
+        self.num_changes += 1

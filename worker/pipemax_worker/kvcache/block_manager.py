@@ -107,12 +107,7 @@ class BlockManager:
             return None
         for tier, block_ids in zip(tiers, victims, strict=True):
             table.drop(tier, block_ids or ())
-        slots = [table.pools[tier].allocate(num_blocks) for tier in tiers]
-        blocks = [table.add_block() for _ in range(num_blocks)]
-        for tier, slots_of_tier in zip(tiers, slots, strict=True):
-            for block, slot in zip(blocks, slots_of_tier, strict=True):
-                table.give_slot(block, tier, slot)
-        return [block.block_id for block in blocks]
+        return table.add_on_device(num_blocks, has_host_slot=self.has_host_tier)
 
     def touch(self, block_ids: Iterable[int]) -> None:
         """One more reference to each block (a prefix hit); cached ones cannot be dropped now."""
@@ -137,6 +132,10 @@ class BlockManager:
         block = self._table.blocks.get(block_id) or self._table.block(block_id)
         if num_tokens != block.num_tokens:
             self._table.fill(block, num_tokens)
+
+    def mark_all_filled(self, block_ids: Sequence[int], num_tokens: Sequence[int]) -> None:
+        """``mark_filled`` of each block."""
+        self._table.fill_all(block_ids, num_tokens)
 
     def commit_hash(self, block_id: int, block_hash: BlockHash) -> None:
         """A full block enters the prefix index, readable by later messages. If another block has

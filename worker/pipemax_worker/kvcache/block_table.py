@@ -52,6 +52,21 @@ class BlockTable:
         self.off_device.add(block.block_id)
         return block
 
+    def add_on_device(self, num_blocks: int, *, has_host_slot: bool) -> list[int]:
+        """New blocks with free slots, on DEVICE and, if wanted, on HOST; the ids."""
+        slots = self.pools[DEVICE].allocate(num_blocks)
+        host_slots = self.pools[HOST].allocate(num_blocks) if has_host_slot else ()
+        first = self._next_block_id
+        self._next_block_id += num_blocks
+        block_ids = list(range(first, first + num_blocks))
+        for index, block_id in enumerate(block_ids):
+            block = self.blocks[block_id] = Block(block_id)
+            block.slots[_DEVICE] = slot = slots[index]
+            self.device_slots[block_id] = self._packed_slots[slot]
+            if host_slots:
+                block.slots[HOST] = host_slots[index]
+        return block_ids
+
     def block(self, block_id: int) -> Block:
         """Raises InvariantError for a block that does not exist any more."""
         try:
@@ -255,6 +270,22 @@ class BlockTable:
         block.copies[DEVICE] = block.version
         if block.copies[HOST] or block.slots[NVME] is not None:
             self._void_backups(block)
+
+    def fill_all(self, block_ids: Sequence[int], num_tokens: Sequence[int]) -> None:
+        """``fill`` each block that does not hold as many tokens yet. Most are a running request's
+        last one, which has nothing but its DEVICE slot."""
+        blocks = self.blocks
+        for block_id, num in zip(block_ids, num_tokens, strict=True):
+            block = blocks.get(block_id) or self.block(block_id)
+            if num == block.num_tokens:
+                continue
+            slots, copies = block.slots, block.copies
+            is_plain = block.ref_count == 1 and block.block_hash is None and not copies[1]
+            if is_plain and slots[_DEVICE] is not None and slots[2] is None:
+                block.num_tokens = num
+                block.version = copies[_DEVICE] = block.version + 1
+            else:
+                self.fill(block, num)
 
     def _void_backups(self, block: Block) -> None:
         block.copies[HOST] = 0

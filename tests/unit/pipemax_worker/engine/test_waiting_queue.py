@@ -64,3 +64,24 @@ def test_long_outputs_begin_before_short_ones() -> None:
     harness.engine.step()
     first = [row.request_id for row in harness.executor.submitted[0].scheduled]
     assert first[:2] == [0, 4]
+
+
+def test_who_comes_and_goes_is_counted() -> None:
+    queue = fill(0, [5, 6])
+    num_changes = queue.num_changes
+    queue.remove(7)
+    assert queue.num_changes == num_changes
+    queue.remove(0)
+    assert queue.num_changes == num_changes + 1
+
+
+def test_what_is_offered_is_described_once_until_somebody_comes() -> None:
+    harness = Harness(make_config(make_geometry(device=4, host=0), prefix_sharing=False))
+    for number in range(3):
+        harness.engine.add_request(make_request(number, [1, 2, 3], 4))
+    admission = harness.scheduler._lifecycle.admission
+    offered = admission.candidates(0)
+    assert [one.request_id for one in offered] == [0, 1, 2]
+    assert admission.candidates(0) == offered
+    harness.engine.add_request(make_request(3, [1, 2, 3], 4))
+    assert [one.request_id for one in admission.candidates(0)] == [0, 1, 2, 3]

@@ -284,3 +284,24 @@ def test_an_invalid_cached_block_is_gone() -> None:
     assert manager.num_free_device_slots == 1
     assert manager.lookup_prefix([b"a"]) == []
     manager.check_integrity()
+
+
+def test_filling_many_blocks_is_filling_each() -> None:
+    manager = make_manager(device=6, host=6)
+    plain, stored = fill(manager, 1, 1), fill_and_store(manager, 1, 1)
+    manager.mark_all_filled([*plain, *stored], [2, 2])
+    assert not manager.is_on_host(stored[0])  # its copy lacks a token now
+    manager.check_integrity()
+    for block_id in (*plain, *stored):
+        assert manager._table.blocks[block_id].num_tokens == 2
+    manager.touch(plain)
+    with pytest.raises(InvariantError, match="held by 2"):
+        manager.mark_all_filled(plain, [3])
+
+
+def test_blocks_with_a_host_copy_are_counted_from_the_first_on() -> None:
+    manager = make_manager(device=6, host=6)
+    stored, unstored = fill_and_store(manager, 2), fill(manager, 1)
+    assert manager.count_on_host([*stored, *unstored, *stored]) == 2
+    assert manager.count_on_host(stored) == 2
+    assert manager.count_on_host(unstored) == 0

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from pipemax_worker.kvcache.eviction import LRUEviction, RotationEviction
+from kit.kv_blocks import fill_and_store
+from pipemax_worker.contract.geometry import Tier
+from pipemax_worker.kvcache.block_manager import BlockManager
+from pipemax_worker.kvcache.eviction import CachedEviction, LRUEviction, RotationEviction
 
 
 def rotation(*referenced: int, cached: tuple[int, ...] = ()) -> RotationEviction:
@@ -120,3 +123,21 @@ def test_lru_keeps_the_rank_of_a_block_it_knows() -> None:
     policy.insert(3, is_referenced=False)
     assert policy.evict(9, ()) == [1, 2, 3]
     assert 1 in policy
+
+
+def test_a_policy_for_cached_blocks_is_never_told_of_others() -> None:
+    num_slots = {Tier.DEVICE: 4, Tier.HOST: 8, Tier.NVME: 0}
+    manager = BlockManager(num_slots, 1, CachedEviction())
+    block_ids = fill_and_store(manager, 3)
+    manager.commit_hash(block_ids[0], 1)
+    manager.check_integrity()
+    assert manager.num_available_device_slots() == 1
+    manager.free(block_ids)
+    manager.check_integrity()
+    assert manager.num_available_device_slots() == 4
+    assert manager.num_cached_device_slots == 1
+
+
+def test_an_empty_policy_is_a_policy() -> None:
+    manager = BlockManager({Tier.DEVICE: 2}, 1, LRUEviction())
+    assert isinstance(manager._table.droppable[Tier.DEVICE], LRUEviction)

@@ -54,3 +54,33 @@ def test_a_copy_that_ends_leaves_an_owned_slot_owned() -> None:
     assert pool.num_free == 0
     with pytest.raises(InvariantError, match="no copy uses it"):
         pool.unpin(slots)
+
+
+def test_pins_that_overlap_are_counted() -> None:
+    pool = SlotPool(4)
+    pool.allocate(4)
+    pool.pin([0, 1, 2])
+    pool.pin([1, 2, 3])
+    assert pool.pins == {0: 1, 1: 2, 2: 2, 3: 1}
+    pool.release_all([1, 0])
+    pool.unpin([0, 1, 2])
+    assert pool.free_slots == (0,)
+    assert pool.pins == {1: 1, 2: 1, 3: 1}
+    pool.unpin([1, 2, 3])
+    assert pool.free_slots == (0, 1)
+    assert not pool.pins
+
+
+def test_slots_released_together_come_back_in_their_order() -> None:
+    pool = SlotPool(3)
+    slots = pool.allocate(3)
+    pool.release_all(slots)
+    assert pool.free_slots == tuple(slots)
+
+
+def test_one_slot_too_many_in_an_unpin_is_found() -> None:
+    pool = SlotPool(3)
+    pool.allocate(3)
+    pool.pin([0, 1])
+    with pytest.raises(InvariantError, match="no copy uses it"):
+        pool.unpin([0, 1, 2])
