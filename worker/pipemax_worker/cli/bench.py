@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic_core import PydanticCustomError
 
+from pipemax_worker.engine.policies import POLICIES
 from pipemax_worker.job.quantities import parse_quantity
 from pipemax_worker.runner.bench import DEFAULT_NUM_REQUESTS, run_bench
 from pipemax_worker.runner.bench_baseline import MODULES
@@ -19,6 +20,7 @@ examples:
   pipemax bench --model models/SmolLM2-135M-Instruct --stages 1,2 --against transformers
   pipemax bench --model models/SmolLM2-135M-Instruct --rotation --json rotation.json
   pipemax bench --model FOLDER_WITH_CONFIG --dummy-weights --workload w1.jsonl --stages 4
+  pipemax bench --model FOLDER_WITH_CONFIG --dummy-weights --policies vllm,tdpipe,pipemax,fused
 """
 
 
@@ -83,6 +85,14 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         help="compare a roomy device tier with one of a quarter of the KV in flight, 8 micro-"
         "batches each",
     )
+    add(
+        "--policies",
+        type=_policies,
+        default=(),
+        metavar="fused,vllm",
+        help=f"compare these in the same processes: {', '.join(POLICIES)}; --micro-batches is for "
+        "those that rotate",
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +131,7 @@ def bench(options: argparse.Namespace) -> int:
             rounds=options.rounds,
             against=tuple(dict.fromkeys(options.against)),
             rotation=options.rotation,
+            policies=options.policies,
             micro_batches=options.micro_batches,
             max_batched_tokens=options.max_batched_tokens,
             max_num_requests=options.max_num_requests,
@@ -158,6 +169,13 @@ def _stages(text: str) -> tuple[int, ...]:
 
 def _counts(text: str) -> tuple[int, ...]:
     return tuple(map(_positive, text.split(",")))
+
+
+def _policies(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.split(",")))
+    if unknown := [name for name in names if name not in POLICIES]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r}: choose from {', '.join(POLICIES)}")
+    return names
 
 
 def _quantity(text: str) -> int:

@@ -52,6 +52,7 @@ class Engine:
         self.scheduler = scheduler
         self.clock = clock
         self.timeout_seconds = timeout_seconds
+        self.step_timeout_seconds = step_timeout_seconds
         self.in_flight: deque[Plan] = deque()
         self._max_in_flight = scheduler.config.max_in_flight
         self._last_stage = scheduler.config.geometry.num_stages - 1
@@ -102,6 +103,21 @@ class Engine:
                 return False
             self._learn(min(self.timeout_seconds, seconds_left))
         return True
+
+    def succeed(self, scheduler: Scheduler, until: float) -> Engine:
+        """An engine that drives the same stages by another scheduler; this one is of no use then.
+
+        Raises InvariantError if there are unfinished requests, or if not all has come back by
+        ``until`` on the engine's clock, and otherwise as ``step``.
+        """
+        is_settled = self.settle(until)
+        while self._records.num_open and self.clock.now() < until:
+            self._learn(self.timeout_seconds)
+        if self.has_unfinished_requests or not is_settled or self._records.num_open:
+            raise InvariantError("an engine ends only when all its requests have")
+        scheduler.continue_from(self.scheduler)
+        timeouts = (self.timeout_seconds, self.step_timeout_seconds)
+        return Engine(self.executor, scheduler, self.clock, *timeouts)
 
     def park(self, until: float) -> tuple[ParkedRequest, ...]:
         """After ``settle``: move the KV of unfinished requests to NVME, as far as ``until`` allows.

@@ -82,6 +82,12 @@ class Scheduler:
         self._num_in_flight = 0
         self._has_changed = False
 
+    def continue_from(self, former: Scheduler) -> None:
+        """Before the first request: count requests and messages on from ``former``, whose stages
+        these are: to them a number stands for one request, or one message, for ever."""
+        self._next_request_id = former._next_request_id
+        self._next_sequence = former._next_sequence
+
     # --- requests
 
     def check_request(self, request: Request) -> None:

@@ -43,6 +43,11 @@ class StepRecorder:
         """The messages among ``sequences`` that some stage has not reported."""
         return [plan for sequence, (plan, _) in self._open.items() if sequence in sequences]
 
+    @property
+    def num_open(self) -> int:
+        """Messages that some stage has not reported."""
+        return len(self._open)
+
     def take(self) -> list[StepRecord]:
         records, self._records = self._records, []
         return records

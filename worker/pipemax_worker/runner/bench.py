@@ -12,13 +12,15 @@ from pipemax_worker.contract.model_config import ModelConfig, load_model_config
 from pipemax_worker.errors import InvariantError
 from pipemax_worker.runner.bench_baseline import TRANSFORMERS_ORDERS, Baseline, Order, open_baseline
 from pipemax_worker.runner.bench_conditions import BenchConditions, observe_conditions
-from pipemax_worker.runner.bench_engine import EngineRun, run_engine
+from pipemax_worker.runner.bench_engine import EngineRun, run_engine, run_session
 from pipemax_worker.runner.bench_floor import CopySpeeds, measure_copies
 from pipemax_worker.runner.bench_results import BaselineMeasured, BenchReport, Measured
 from pipemax_worker.runner.bench_settings import (
     ROTATION_MICRO_BATCHES,
     BenchOptions,
+    around,
     build_settings,
+    of_policies,
     quarter_blocks,
     with_device_blocks,
     with_roomy_tiers,
@@ -30,6 +32,7 @@ from pipemax_worker.runner.bench_text import (
 )
 from pipemax_worker.runner.bench_work import BenchWork, make_work, read_work
 from pipemax_worker.runner.bench_workload import read_workload
+from pipemax_worker.runner.session import change_settings, open_session
 from pipemax_worker.runner.sizing import SessionSettings
 
 DEFAULT_NUM_REQUESTS = 64
@@ -48,6 +51,8 @@ def run_bench(options: BenchOptions, say: Say) -> BenchReport:
     config = load_model_config(options.model_folder)
     work = load_work(options, config)
     bench = _Bench(config, work, say)
+    if options.policies:
+        return bench.measure_policies(options)
     if options.rotation:
         return bench.measure_rotation(options)
     return bench.measure_stages(options)
@@ -115,6 +120,22 @@ class _Bench:
             self._run_all(settings, ours)
         return BenchReport(conditions, _measured(settings, ours), is_rotation=True)
 
+    def measure_policies(self, options: BenchOptions) -> BenchReport:
+        """In turns through the same processes: loading weights and pinning memory is done once."""
+        settings = of_policies(options, self._config, options.stages[0])
+        pipeline = around(settings.values())
+        conditions = self._begin(pipeline)
+        ours: dict[str, list[EngineRun]] = {policy: [] for policy in settings}
+        with open_session(pipeline) as session:
+            whole = session.geometry
+            for _ in range(options.rounds):
+                for policy, one in settings.items():
+                    session = change_settings(session, one, whole)
+                    run = run_session(session, one, self._work, self._warm_up, self._speeds)
+                    self._say_run(policy, run)
+                    ours[policy].append(run)
+        return BenchReport(conditions, _measured(settings, ours))
+
     def _begin(self, settings: SessionSettings) -> BenchConditions:
         conditions = self._look(settings)
         for line in describe_conditions(conditions):
@@ -140,8 +161,11 @@ class _Bench:
 
     def _run(self, name: str, settings: SessionSettings) -> EngineRun:
         run = run_engine(settings, self._work, self._warm_up, self._speeds)
-        self._say(f"  {name:<34} {describe_run(run)}")
+        self._say_run(name, run)
         return run
+
+    def _say_run(self, name: str, run: EngineRun) -> None:
+        self._say(f"  {name:<34} {describe_run(run)}")
 
     def _warm_up_baseline(self, process: Baseline) -> None:
         for _, orders in groupby(TRANSFORMERS_ORDERS, _method_of):

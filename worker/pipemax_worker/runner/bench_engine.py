@@ -23,7 +23,7 @@ from pipemax_worker.runner.bench_floor import (
 )
 from pipemax_worker.runner.bench_timeline import SAMPLE_SECONDS, SteadyPart, Timeline
 from pipemax_worker.runner.bench_work import BenchWork
-from pipemax_worker.runner.session import open_session
+from pipemax_worker.runner.session import Session, open_session
 from pipemax_worker.runner.sizing import SessionSettings
 
 
@@ -84,37 +84,46 @@ def run_engine(
     InvariantError if an output has another length than was asked for.
     """
     with open_session(settings) as session:
-        _generate(session.engine, warm_up, "warm-up")
-        before = session.engine.statistics
-        session.engine.take_step_records()
-        timeline = Timeline(session.engine, MonotonicClock(), len(work))
-        start = time.perf_counter()
-        token_ids, peak_live_blocks = _generate(session.engine, work, "work", timeline)
-        seconds = time.perf_counter() - start
-        steps = timeline.take_records()
-        run = summarise(
-            seconds,
-            work,
-            before,
-            session.engine.statistics,
-            steps,
-            (peak_live_blocks, session.geometry.num_device_slots),
-            token_ids,
-        )
-        layers_of_stage = session.geometry.layers_of_stage
-        stage_seconds = [stage.compute_seconds for stage in run.stages]
-        run = msgspec.structs.replace(
-            run,
-            steady=timeline.steady_part(),
-            gpu_memory_bytes=gpu_memory_used_bytes(),
-            layers_of_stage=layers_of_stage,
-            split_advice=advise_split(
-                split_costs(settings.pipeline), layers_of_stage, stage_seconds
-            ),
-        )
-        if speeds is None:
-            return run
-        return with_floor(run, build_floor(settings.pipeline, session.geometry, speeds), steps)
+        return run_session(session, settings, work, warm_up, speeds)
+
+
+def run_session(
+    session: Session,
+    settings: SessionSettings,
+    work: BenchWork,
+    warm_up: BenchWork,
+    speeds: CopySpeeds | None = None,
+) -> EngineRun:
+    """As ``run_engine``, through a pipeline that is there already."""
+    _generate(session.engine, warm_up, "warm-up")
+    before = session.engine.statistics
+    session.engine.take_step_records()
+    timeline = Timeline(session.engine, MonotonicClock(), len(work))
+    start = time.perf_counter()
+    token_ids, peak_live_blocks = _generate(session.engine, work, "work", timeline)
+    seconds = time.perf_counter() - start
+    steps = timeline.take_records()
+    run = summarise(
+        seconds,
+        work,
+        before,
+        session.engine.statistics,
+        steps,
+        (peak_live_blocks, session.geometry.num_device_slots),
+        token_ids,
+    )
+    layers_of_stage = session.geometry.layers_of_stage
+    stage_seconds = [stage.compute_seconds for stage in run.stages]
+    run = msgspec.structs.replace(
+        run,
+        steady=timeline.steady_part(),
+        gpu_memory_bytes=gpu_memory_used_bytes(),
+        layers_of_stage=layers_of_stage,
+        split_advice=advise_split(split_costs(settings.pipeline), layers_of_stage, stage_seconds),
+    )
+    if speeds is None:
+        return run
+    return with_floor(run, build_floor(settings.pipeline, session.geometry, speeds), steps)
 
 
 def with_floor(run: EngineRun, floor: StepFloor, steps: list[StepRecord]) -> EngineRun:

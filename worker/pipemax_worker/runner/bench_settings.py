@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 
 from pipemax_worker.contract.geometry import KVGeometry
 from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.engine.policies import WITHOUT_HOST_TIER
 from pipemax_worker.job.spec import InferenceJobSpec
 from pipemax_worker.pipeline.gpus import count_gpus, gpu_memory_bytes
 from pipemax_worker.pipeline.settings import build_geometry
@@ -27,6 +29,7 @@ _ENGINE_FIELDS = {
     "memory_fraction": "memoryFraction",
     "block_tokens": "blockTokens",
     "kv_dtype": "kvDtype",
+    "policy": "policy",
 }
 
 
@@ -36,6 +39,7 @@ class BenchOptions(msgspec.Struct, frozen=True):
     stages       numbers of stages to measure, the first of which is compared with others.
     rounds       times that everything is measured, in turns.
     rotation     measure a device tier of a quarter of the KV instead.
+    policies     measure these, in turns, in the same processes.
     run_ahead    schedule requests while their tokens are in flight; None: the default.
     workload     a file of lengths and seeds, in place of prompts or random work.
     hidden_max_tokens     what the scheduler is told of every output's length.
@@ -52,6 +56,7 @@ class BenchOptions(msgspec.Struct, frozen=True):
     rounds: int = 2
     against: tuple[str, ...] = ()
     rotation: bool = False
+    policies: tuple[str, ...] = ()
     micro_batches: int | None = None
     max_batched_tokens: int | None = None
     max_num_requests: int | None = None
@@ -66,6 +71,7 @@ class BenchOptions(msgspec.Struct, frozen=True):
     block_tokens: int | None = None
     kv_dtype: str | None = None
     layers_per_stage: tuple[int, ...] | None = None
+    policy: str | None = None
 
 
 def build_settings(
@@ -101,6 +107,35 @@ def build_settings(
     if options.run_ahead is not None:
         settings = msgspec.structs.replace(settings, run_ahead=options.run_ahead)
     return settings
+
+
+def of_policies(
+    options: BenchOptions, config: ModelConfig, num_stages: int
+) -> dict[str, SessionSettings]:
+    """By policy: what a job that names it gets. One without a host tier gets nothing from more
+    micro-batches than stages: ``micro_batches`` is for those that rotate."""
+    return {
+        policy: build_settings(
+            msgspec.structs.replace(options, policy=policy),
+            config,
+            num_stages,
+            num_stages if policy in WITHOUT_HOST_TIER else options.micro_batches,
+        )
+        for policy in options.policies
+    }
+
+
+def around(settings: Iterable[SessionSettings]) -> SessionSettings:
+    """Those of a pipeline that serves all of ``settings``: the widest tiers and buffers."""
+    first, *others = settings
+    pipeline = msgspec.structs.replace(
+        first.pipeline,
+        **{
+            field: max(getattr(one.pipeline, field) for one in (first, *others))
+            for field in ("host_kv_bytes", "nvme_kv_bytes", "max_num_requests")
+        },
+    )
+    return msgspec.structs.replace(first, pipeline=pipeline)
 
 
 def with_roomy_tiers(settings: SessionSettings, work: BenchWork) -> SessionSettings:

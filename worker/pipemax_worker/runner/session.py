@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from pipemax_worker.contract.clock import Clock, MonotonicClock
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES, KVGeometry, Tier
 from pipemax_worker.contract.messages import StageReady
@@ -31,6 +33,7 @@ from pipemax_worker.runner.sizing import SessionSettings
 from pipemax_worker.runner.write_budget import BlockWrites, WriteBudget
 
 COLLECT_TIMEOUT_SECONDS = 0.2
+SETTLE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,22 @@ def open_session(
         if engine is not None and engine.deaths:
             executor.kill()
         executor.drain()
+
+
+def change_settings(session: Session, settings: SessionSettings, whole: KVGeometry) -> Session:
+    """The same stages, which have all tiers of ``whole``, under other settings: of the pipeline's
+    only the tiers below the device may differ, and only be left out. The session that was is of no
+    use then. Raises InvariantError if it has unfinished requests.
+    """
+    geometry = msgspec.structs.replace(
+        whole,
+        num_host_slots=whole.num_host_slots if settings.pipeline.host_kv_bytes else 0,
+        num_nvme_slots=whole.num_nvme_slots if settings.pipeline.nvme_kv_bytes else 0,
+    )
+    engine = session.engine
+    until = engine.clock.now() + SETTLE_SECONDS
+    succeeding = engine.succeed(build_scheduler(settings, geometry), until)
+    return Session(succeeding, geometry, session.stages)
 
 
 def build_scheduler(

@@ -232,6 +232,31 @@ def test_an_idle_engine_does_nothing() -> None:
     assert not harness.engine.has_unfinished_requests
 
 
+@pytest.mark.parametrize("run_ahead", [False, True])
+def test_another_engine_takes_over_the_stages(run_ahead: bool) -> None:
+    """With another policy and without a host tier: numbers go on, or stages would take one request
+    for another."""
+    first = make_harness(host=60, run_ahead=run_ahead)
+    first.run([make_request(offset, [offset + 1] * 9, 12) for offset in range(8)])
+    second = make_harness(host=0, run_ahead=run_ahead)
+    second.executor = first.executor
+    second.engine = first.engine.succeed(second.scheduler, first.clock.now() + 1)
+    requests = [make_request(offset, [offset + 2] * 9, 12) for offset in range(8)]
+    results = second.run(requests)
+    for request in requests:
+        assert results[request.key.offset, 0].token_ids == second.expected(request)
+    sequences = [message.sequence for message in first.executor.submitted]
+    assert sequences == list(range(len(sequences)))
+    second.settle()
+
+
+def test_no_engine_takes_over_unfinished_requests() -> None:
+    harness = make_harness()
+    harness.engine.add_request(make_request(0, [1], 5))
+    with pytest.raises(InvariantError, match="only when all its requests have"):
+        harness.engine.succeed(make_harness().scheduler, harness.clock.now() + 1)
+
+
 def test_an_idle_report_teaches_nothing() -> None:
     harness = make_harness()
     before = harness.estimator.error_ratio

@@ -1,6 +1,7 @@
 """The whole benchmark on the tiny model, and which settings of others are measured again."""
 
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,8 @@ from pipemax_worker.runner.bench import orders_of_round, run_bench
 from pipemax_worker.runner.bench_baseline import TRANSFORMERS_ORDERS, Order
 from pipemax_worker.runner.bench_results import BaselineMeasured
 from pipemax_worker.runner.bench_settings import BenchOptions
+from pipemax_worker.runner.session import Session, open_session
+from pipemax_worker.runner.sizing import SessionSettings
 
 TINY = Path(__file__).parents[4] / "models" / "tiny"
 
@@ -61,6 +64,36 @@ def test_rotation_runs_on_a_quarter_of_the_kv(monkeypatch: pytest.MonkeyPatch) -
         copy.num_bytes for copy in roomy.copies
     )
     assert report.is_rotation
+
+
+def test_policies_are_measured_in_the_same_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages that served one policy serve the next, with other tiers and micro-batches."""
+    monkeypatch.setattr(bench, "WARM_UP_REQUESTS", 1)
+    opened: list[SessionSettings] = []
+
+    def opening(settings: SessionSettings) -> AbstractContextManager[Session]:
+        opened.append(settings)
+        return open_session(settings)
+
+    monkeypatch.setattr(bench, "open_session", opening)
+    options = BenchOptions(
+        TINY,
+        num_requests=8,
+        rounds=2,
+        stages=(2,),
+        micro_batches=4,
+        device_kv_bytes=1024 * 1024,
+        policies=("vllm", "fused"),
+    )
+    lines: list[str] = []
+    report = run_bench(options, lines.append)
+    (pipeline,) = opened
+    assert pipeline.pipeline.host_kv_bytes > 0
+    runs = {one.name: one.runs[1] for one in report.pipemax}
+    assert [*runs] == ["vllm", "fused"]
+    assert len({run.token_ids for run in runs.values()}) == 1, "whoever was there before"
+    assert [bool(run.copies) for run in runs.values()] == [False, True]
+    assert "fused / vllm" in report.ratios()
 
 
 def test_random_weights_and_hidden_lengths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
