@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from pipemax_worker.stage.model.cuda.step_plan import MAX_GRAPH_PROMPTS
 from pipemax_worker.stage.model.cuda.steps import CudaSteps
 from pipemax_worker.stage.model.cuda.trial import passes_trial
 from pipemax_worker.stage.model.cuda.workspace import Capacity
+from pipemax_worker.stage.model.experts import Experts
 
 Chunks = dict[int, list[int]]
 
@@ -154,5 +156,19 @@ class TestTrial:
         model = paged_model(folder)
         steps = steps_of(model, 0)
         monkeypatch.setattr("pipemax_worker.stage.model.cuda.kernels.CAUSAL", 0)
+        assert not passes_trial(steps, model.config, CPU, torch.float32, torch.float32)
+        assert "kernels gave wrong results in a trial" in caplog.text
+
+    def test_wrong_experts_do_not(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        model = paged_model(save_model(tmp_path, "qwen3-moe"))
+        steps = steps_of(model, 0)
+
+        def lose_the_last(
+            x: torch.Tensor, experts: Experts, residual: torch.Tensor
+        ) -> torch.Tensor:
+            mixed = emulated_flashinfer().mix_experts(x, experts, residual)
+            return torch.cat((mixed[:-1], residual[-1:]))
+
+        steps._library = replace(steps._library, mix_experts=lose_the_last)
         assert not passes_trial(steps, model.config, CPU, torch.float32, torch.float32)
         assert "kernels gave wrong results in a trial" in caplog.text
