@@ -73,6 +73,7 @@ def test_from_helm_install_to_records(plane: ControlPlane, nodes: Nodes, tmp_pat
         pods = eventually(job, lambda: running_pods(job, 2))
         check_pods(pods, nodes)
         shell.kubectl("get", "pods", "-n", "jobs", "-o", "wide")
+        check_top(job, pods, shell)
         scraped = scrape_to_the_end(job, pods)
         eventually(job, lambda: "Complete" in rows()[-1])
         print("$ kubectl get inferencejobs -n jobs -w", *rows(), sep="\n")
@@ -122,6 +123,22 @@ def check_pods(pods: list[Document], nodes: Nodes) -> None:
         assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
         assert pod["spec"]["securityContext"]["runAsUser"] == WORKER_USER
         assert pod["spec"]["automountServiceAccountToken"] is False
+
+
+def check_top(job: RealNodeJob, pods: list[Document], shell: Shell) -> None:
+    """Both workers in one frame, each asked through the API server."""
+    names = [pod["metadata"]["name"] for pod in pods]
+
+    def frame() -> str | None:
+        printed = shell.top("-n", "jobs")
+        is_whole = "1 InferenceJob: 1 Running" in printed and "no answer" not in printed
+        return printed if is_whole and all(name in printed for name in names) else None
+
+    printed = eventually(job, frame)
+    print(f"$ pipemax top --cluster --once -n jobs\n{printed}")
+    for name in names:
+        row = next(line for line in printed.splitlines() if line.startswith(name))
+        assert "%" in row, printed
 
 
 def scrape_to_the_end(job: RealNodeJob, pods: list[Document]) -> Scraped:

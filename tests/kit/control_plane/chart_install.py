@@ -65,6 +65,24 @@ class Shell:
     def helm(self, *arguments: str) -> str:
         return self._show("helm", arguments, self._plane.helm(*arguments))
 
+    def top(self, *arguments: str) -> str:
+        """One frame of ``pipemax top --cluster``, through the real kubectl."""
+        plane = self._plane
+        path = f"{plane.kubectl_path.parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            [PYTHON, "-m", "pipemax_worker.cli.main", "top", "--cluster", "--once", *arguments],
+            env={
+                **os.environ,
+                **{"PATH": path, "KUBECONFIG": str(plane.kubeconfig), "COLUMNS": "110"},
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def _show(self, program: str, arguments: tuple[str, ...], said: str) -> str:
         text = f"$ {' '.join((program, *arguments))}\n{said}"
         for long, short in self._short.items():

@@ -59,7 +59,8 @@ def _describe_phases(jobs: Sequence[JobLine]) -> str:
     counted = Counter(job.phase for job in jobs)
     rate = sum(job.tokens_per_second or 0 for job in jobs if job.phase == "Running")
     named = ", ".join(f"{count} {phase}" for phase, count in counted.items())
-    return f"{len(jobs)} InferenceJobs: {named}; {rate} tokens/s"
+    plural = "" if len(jobs) == 1 else "s"
+    return f"{len(jobs)} InferenceJob{plural}: {named}; {rate} tokens/s"
 
 
 def _row(pod: PodLine, picture: ClusterPicture, rates: Mapping[str, Rates]) -> _WorkerRow:

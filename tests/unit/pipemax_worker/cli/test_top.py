@@ -90,7 +90,7 @@ def test_a_cluster(
     options = ["--context", "lab", "--kubeconfig", "file", "-n", "a"]
     assert main(["top", "--cluster", "--once", *options]) == 0
     printed = capsys.readouterr().out
-    assert "1 InferenceJobs: 1 Running; 1234 tokens/s" in printed
+    assert "1 InferenceJob: 1 Running; 1234 tokens/s" in printed
     assert "reviews-0  node-a" in printed
     assert fake.calls()[0].startswith("--context=lab --kubeconfig=file get inferencejobs")
 
