@@ -33,7 +33,8 @@ def plot_above_legend(axes: Axes, panel: Json, span: Span, series: Sequence[Seri
     """Axes of time in the panel's inside, above as many rows as the names of ``series`` take."""
     width = panel["gridPos"]["w"]
     left, bottom = 0.9 / width, 0.12 + 0.085 * _num_legend_rows(series, panel)
-    plot: Axes = axes.inset_axes((left, bottom, 0.99 - left, 0.97 - bottom))
+    right = 1 - 0.45 / width
+    plot: Axes = axes.inset_axes((left, bottom, right - left, 0.97 - bottom))
     plot.set_xlim(span.begin, span.end)
     plot.tick_params(colors=FAINT, labelsize=7, length=0)
     plot.grid(color=GRID, linewidth=0.6)
