@@ -48,12 +48,12 @@ class LivePrometheus:
     """Asks the process that :func:`running_prometheus` has started."""
 
     def __init__(self, port: int) -> None:
-        self._address = f"http://127.0.0.1:{port}"
+        self.address = f"http://127.0.0.1:{port}"
 
     def ask(self, path: str, **parameters: str) -> Any:
         """``data`` of the answer. Raises HTTPError where the query is refused."""
         query = urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(f"{self._address}{path}?{query}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.address}{path}?{query}", timeout=10) as answer:
             return json.load(answer)["data"]
 
     def values(self, query: str) -> list[float]:
@@ -68,7 +68,7 @@ class LivePrometheus:
     def is_ready(self) -> bool:
         with (
             contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
-            urllib.request.urlopen(f"{self._address}/-/ready", timeout=2),
+            urllib.request.urlopen(f"{self.address}/-/ready", timeout=2),
         ):
             return True
         return False
