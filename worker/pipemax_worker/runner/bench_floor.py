@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ import msgspec
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES, KVGeometry
 from pipemax_worker.contract.statistics import StepRecord
 from pipemax_worker.errors import StageDiedError
+from pipemax_worker.performance.experts import ExpertLayers, derive_experts
 from pipemax_worker.pipeline.settings import PipelineSettings, weight_bytes
 
 COPY_METER = "pipemax_worker.baselines.memory_copy"
@@ -32,19 +34,28 @@ class CopySpeeds(msgspec.Struct, frozen=True):
 
 
 class StepFloor(msgspec.Struct, frozen=True):
-    """What each stage reads in a step."""
+    """What each stage reads in a step. ``experts``: those among its weights, of which a step reads
+    the ones that its tokens are expected to go to."""
 
     bytes_per_second: float
     weight_bytes: tuple[int, ...]
     kv_bytes_per_token: tuple[int, ...]
+    experts: tuple[ExpertLayers | None, ...] = ()
+    element_bytes: int = 0
 
-    def seconds(self, num_kv_tokens: int) -> float:
+    def seconds(self, num_kv_tokens: int, num_tokens: int = 1) -> float:
         """Of a step whose attention sees so many positions, on the slowest stage."""
-        stages = zip(self.weight_bytes, self.kv_bytes_per_token, strict=True)
+        weights = list(self.weight_bytes)
+        for stage, experts in enumerate(self.experts):
+            if experts is not None:
+                untouched = 1.0 - experts.touched_share(num_tokens)
+                weights[stage] -= int(untouched * experts.num_parameters * self.element_bytes)
+        stages = zip(weights, self.kv_bytes_per_token, strict=True)
         return max(w + num_kv_tokens * kv for w, kv in stages) / self.bytes_per_second
 
     def median_seconds(self, steps: Iterable[StepRecord]) -> float:
-        return median([self.seconds(step.num_kv_tokens) for step in steps] or [0.0])
+        each = [self.seconds(step.num_kv_tokens, step.num_tokens) for step in steps]
+        return median(each or [0.0])
 
 
 def build_floor(settings: PipelineSettings, geometry: KVGeometry, speeds: CopySpeeds) -> StepFloor:
@@ -62,7 +73,14 @@ def build_floor(settings: PipelineSettings, geometry: KVGeometry, speeds: CopySp
         for stage in stages
     ]
     kv = [geometry.payload_bytes(stage) // geometry.block_tokens for stage in stages]
-    return StepFloor(speeds.device, tuple(weights), tuple(kv))
+    ends = list(itertools.accumulate(geometry.layers_of_stage))
+    experts = [
+        derive_experts(config, range(end - num_layers, end))
+        for end, num_layers in zip(ends, geometry.layers_of_stage, strict=True)
+    ]
+    return StepFloor(
+        speeds.device, tuple(weights), tuple(kv), tuple(experts), KV_DTYPE_BYTES[dtype]
+    )
 
 
 def measure_copies(device: str, command: Sequence[str] | None = None) -> CopySpeeds:

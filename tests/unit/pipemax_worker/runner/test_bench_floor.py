@@ -53,6 +53,25 @@ def test_a_tied_table_is_the_head_of_a_single_stage() -> None:
     assert two.weight_bytes[1] > table
 
 
+def test_of_experts_those_are_read_that_some_token_goes_to() -> None:
+    """Mixtral-8x7B: 46.6 billion parameters but for the embedding; two experts of eight a token."""
+    floor = floor_of(SHAPES / "Mixtral-8x7B", 1)
+    experts = 2 * 32 * 8 * 3 * 4096 * 14336
+    everything = floor.seconds(0, 10_000)
+    assert everything == pytest.approx(2 * 46.57e9 / 4e12, rel=1e-3)
+    assert floor.seconds(0, 1) == pytest.approx(everything - 0.75 * experts / 4e12)
+    assert floor.seconds(0, 4) == pytest.approx(everything - 0.75**4 * experts / 4e12)
+    steps = [StepRecord(0, num_tokens, 0, 1.0) for num_tokens in (1, 4, 300)]
+    assert floor.median_seconds(steps) == floor.seconds(0, 4)
+
+
+def test_each_stage_has_its_own_experts() -> None:
+    floor = floor_of(SHAPES / "Qwen3-235B-A22B", 4)
+    assert sum(e.num_parameters for e in floor.experts if e is not None) == (
+        94 * 128 * 3 * 4096 * 1536
+    )
+
+
 def test_the_slowest_stage_decides() -> None:
     floor = StepFloor(10.0, (100, 300), (3, 1))
     assert floor.seconds(0) == 30.0
