@@ -122,7 +122,7 @@ def test_an_empty_buffer_ends_the_phase_and_what_runs_is_stored() -> None:
 # --- the whole
 
 
-@given(LENGTHS, st.integers(30, 80), st.sampled_from([0, 50, 400]))
+@given(LENGTHS, st.integers(60, 120), st.sampled_from([0, 70, 400]))
 @settings(deadline=None, max_examples=25)
 def test_every_rival_generates_every_token_and_does_so_twice_alike(
     lengths: list[tuple[int, int]], device: int, host: int
