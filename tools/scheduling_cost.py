@@ -5,6 +5,7 @@
 *micro-batch*: 256 rows a message, 8 stages; 10,000 requests that take turns on the device, and
 10,000 that wait beside those that run. The simulated stages' own time is not counted.
 *simulation*: whole runs of Llama-2-70B on 8 x 4090, all of it counted; a short run is mostly tail.
+"tight" has the KV that fits there, "ample" 16 times as much: about 160 requests a micro-batch.
 ``--digests``: also a digest of every message of some small runs, to compare two versions of the
 code: equal plans, equal digests. With ``PYTHONPATH`` another version's ``worker`` is measured.
 """
@@ -32,6 +33,15 @@ BLOCK_TOKENS = 16
 NUM_POOLED = 10_000
 NUM_ROWS = 256
 NUM_STAGES = 8
+GROWTH_RESERVE_RATIO = 0.0  # as runs and plans have it
+SIMULATIONS = (
+    ("tight with a host tier", "fused", 2_300, 100_000, "sharegpt"),
+    ("tight", "vllm", 2_300, 0, "sharegpt"),
+    ("ample", "fused", 38_000, 0, "sharegpt"),
+    ("ample", "vllm", 38_000, 0, "sharegpt"),
+    ("ample", "fused", 38_000, 0, "long-generation"),
+    ("ample", "vllm", 38_000, 0, "long-generation"),
+)
 MODEL = {
     "architectures": ["LlamaForCausalLM"],
     "vocab_size": 32000,
@@ -121,9 +131,13 @@ def micro_batch_seconds(
     return seconds / num_steps, num_rows
 
 
-def simulation_seconds(workload: str, num_requests: int, policy: str) -> float:
+def simulation_seconds(
+    workload: str, num_requests: int, policy: str, device: int, host: int
+) -> float:
     """CPU seconds for 1,000 requests."""
-    settings = make_settings(policy, 2300, 100_000, max_num_requests=256)
+    settings = make_settings(
+        policy, device, host, max_num_requests=256, growth_reserve_ratio=GROWTH_RESERVE_RATIO
+    )
     work = draw_workload(workload, num_requests)
     start = time.process_time()
     Simulation(settings, work).run()
@@ -166,9 +180,10 @@ def main() -> int:
             f"micro-batch, {NUM_POOLED} {name:<8}{1e3 * seconds:>8.3f} ms {rows:>6.0f} rows",
             flush=True,
         )
-    for policy in ("fused", "vllm"):
-        seconds = simulation_seconds("sharegpt", arguments.requests, policy)
-        print(f"simulation, sharegpt {policy:<8}{seconds:>8.2f} s for 1,000 requests", flush=True)
+    for name, policy, device, host, workload in SIMULATIONS:
+        seconds = simulation_seconds(workload, arguments.requests, policy, device, host)
+        what = f"{workload}, {policy}, {name}"
+        print(f"simulation, {what:<44}{seconds:>8.2f} s for 1,000 requests", flush=True)
     return 0
 
 

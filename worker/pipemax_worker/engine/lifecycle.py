@@ -24,6 +24,8 @@ from pipemax_worker.errors import RequestError
 from pipemax_worker.kvcache.block_manager import BlockManager
 from pipemax_worker.performance.batch_shape import Estimator
 
+_RUNNING = RequestStatus.RUNNING
+
 
 class Lifecycle:
     """Owns the requests and the parts that keep account of them.
@@ -193,7 +195,7 @@ class Lifecycle:
 
     def take_token(self, state: RequestState, sampled: SampledToken) -> None:
         """The next output token; dropped if the text has ended before it."""
-        if state.is_finished:
+        if state.status is not _RUNNING and state.is_finished:
             return
         self.accounting.num_generated_tokens += 1
         try:

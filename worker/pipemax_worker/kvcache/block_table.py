@@ -94,6 +94,9 @@ class BlockTable:
 
     def dereference(self, block: Block) -> None:
         """Drop one reference; the last one leaves a cached block or none at all."""
+        if block.ref_count == 1 and block.block_hash is None:
+            self._remove_used(block)
+            return
         if block.ref_count < 1:
             raise InvariantError(f"block {block.block_id} is freed but nobody holds it")
         block.ref_count -= 1
@@ -105,6 +108,19 @@ class BlockTable:
                 self.refresh_all(block)
         elif block.ref_count == block.num_parked_refs:
             self._retreat(block)
+
+    def _remove_used(self, block: Block) -> None:
+        """``remove_block`` of one that was never cached, nor could be: nearly all that end."""
+        block_id = block.block_id
+        for pool, slot in zip(self.pools, block.slots, strict=True):
+            if slot is not None:
+                pool.release(slot)
+        if self.takes_referenced:
+            self.droppable[DEVICE].remove(block_id)
+        if self.device_slots.pop(block_id, None) is None:
+            self.off_device.remove(block_id)
+        block.ref_count = 0
+        del self.blocks[block_id]
 
     def _retreat(self, block: Block) -> None:
         """Only requests that have not come yet hold the block: it is on NVME and nowhere else."""

@@ -18,7 +18,9 @@ from pipemax_worker.performance.correction import CorrectedEstimator
 from pipemax_worker.planner.simulated_pipeline import SAMPLED_TOKEN_ID, Message, SimulatedPipeline
 
 _NUM_REST_STEPS = 4
-"""Steps of the engine between one attempt that found nothing to skip and the next."""
+_MAX_REST_STEPS = 16
+"""Of the engine, between attempts: doubled with each that finds nothing to skip, since it costs
+about as much as a step, and where somebody ends each turn there never is anything."""
 
 _MIN_TURNS = 3
 """Of each micro-batch, to be worth beginning."""
@@ -50,6 +52,7 @@ class FastForward:
         self._estimator = estimator
         self._max_in_flight = engine.scheduler.config.max_in_flight
         self._num_rest_steps = 0
+        self._next_rest_steps = _NUM_REST_STEPS
         self.num_turns = 0
 
     def run(self) -> None:
@@ -59,7 +62,7 @@ class FastForward:
             return
         lockstep = self._begin()
         if lockstep is None:
-            self._num_rest_steps = _NUM_REST_STEPS
+            self._rest()
             return
         turns = deque(
             _Turn(message, plan.stage_input.micro_batch_id, plan.shape, plan)
@@ -69,8 +72,13 @@ class FastForward:
         delivered = self._take_turns(lockstep, turns)
         if delivered or lockstep.next_sequence > first_sequence:
             self._end(lockstep, turns, delivered)
+            self._next_rest_steps = _NUM_REST_STEPS
         else:
-            self._num_rest_steps = _NUM_REST_STEPS
+            self._rest()
+
+    def _rest(self) -> None:
+        self._num_rest_steps = self._next_rest_steps
+        self._next_rest_steps = min(_MAX_REST_STEPS, 2 * self._next_rest_steps)
 
     def _begin(self) -> Lockstep | None:
         engine = self._engine
