@@ -10,6 +10,7 @@ from planner_study.cells import (
     ABLATED,
     ABLATIONS,
     GROUNDS,
+    ROTATING,
     SYSTEMS,
     WITHOUT_BUFFER,
     WORKLOADS,
@@ -171,18 +172,25 @@ def ours_table(results: Results) -> list[str]:
 
 
 def ablations_table(results: Results) -> list[str]:
-    """What is left of the speed without each part."""
-    columns = [(ground, system) for ground in ABLATED for system in ("fused", "pipemax")]
+    """What is left of the speed without each part, where that was run."""
+
+    def ratio(ground: tuple[str, str, str], system: str, ablation: str) -> float | None:
+        whole = Cell(*ground, system)
+        return results.ratio(msgspec.structs.replace(whole, ablation=ablation), whole)
+
+    columns = [
+        (ground, system)
+        for ground in ABLATED
+        for system in ROTATING
+        if any(ratio(ground, system, ablation) is not None for ablation in ABLATIONS)
+    ]
     header = (
         "without",
         *(f"{system}, {hw} {model} {work}" for (hw, model, work), system in columns),
     )
     rows = []
     for ablation in ABLATIONS:
-        ratios = [
-            results.ratio(Cell(*ground, system, ablation=ablation), Cell(*ground, system))
-            for ground, system in columns
-        ]
+        ratios = [ratio(ground, system, ablation) for ground, system in columns]
         if any(ratio is not None for ratio in ratios):
             rows.append((ablation, *map(_ratio, ratios)))
     return _table(header, rows)
