@@ -85,9 +85,7 @@ class SimulatedPipeline:
         turns = self._run(stage_input, shape, now)
         self._order_copies(stage_input, turns)
         self._messages.append(
-            Message(
-                stage_input.sequence, shape.num_tokens, turns, self._sample(stage_input, turns)
-            )
+            Message(stage_input.sequence, shape.num_tokens, turns, self._sample(stage_input, turns))
         )
         for request_id in stage_input.finished_ids:
             self._tokens.pop(request_id, None)
