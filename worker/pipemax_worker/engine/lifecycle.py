@@ -5,14 +5,15 @@ Each keeps in step what hangs on it: blocks, reservations, expected prefixes, mi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.messages import SampledToken
 from pipemax_worker.contract.request import FinishedRequest, FinishReason, RequestProgress
 from pipemax_worker.engine.accounting import Accounting
 from pipemax_worker.engine.admission import Admission
 from pipemax_worker.engine.config import SchedulerConfig
-from pipemax_worker.engine.message import MessageDraft
+from pipemax_worker.engine.message import MessageDraft, Plan
 from pipemax_worker.engine.micro_batches import MicroBatches
 from pipemax_worker.engine.outputs import append_token, build_finished
 from pipemax_worker.engine.prefix_sharing import PrefixSharing
@@ -20,8 +21,9 @@ from pipemax_worker.engine.request_state import PreemptionKind, RequestState, Re
 from pipemax_worker.engine.residency import Residency
 from pipemax_worker.engine.restoration import Restoration
 from pipemax_worker.engine.transit import Transit
-from pipemax_worker.errors import RequestError
+from pipemax_worker.errors import InvariantError, RequestError
 from pipemax_worker.kvcache.block_manager import BlockManager
+from pipemax_worker.kvcache.copies import CompletedCopy
 from pipemax_worker.performance.batch_shape import Estimator
 
 _RUNNING = RequestStatus.RUNNING
@@ -58,6 +60,10 @@ class Lifecycle:
         """Blocks of requests that are about to give them up."""
         num_marked = sum(len(state.block_ids) for state in self.marked.values())
         return num_marked + self.transit.num_leaving_blocks
+
+    def unfinished(self) -> Iterator[RequestState]:
+        """In order of arrival."""
+        return (state for state in self.states.values() if not state.is_finished)
 
     def add(self, state: RequestState, progress: RequestProgress | None = None) -> None:
         """``progress`` is what ``state`` has resumed; KV that it names is taken up."""
@@ -184,6 +190,17 @@ class Lifecycle:
         state.num_stored_blocks = min(state.num_stored_blocks, num_blocks)
         state.stored_tail_tokens = -1
 
+    def note_completed(self, completed: Sequence[CompletedCopy]) -> None:
+        """Copies that all stages have reported."""
+        self.accounting.note_copies(completed)
+        self.transit.note_completed(completed)
+        for copy in completed:
+            if copy.target is Tier.NVME:
+                self.residency.note_demoted(copy.block_ids)
+            elif copy.source is Tier.DEVICE:
+                self.residency.note_stored(copy.block_ids)
+            self.cut_at_lost_blocks(copy.lost_block_ids)
+
     def cut_at_lost_blocks(self, lost_block_ids: Iterable[int]) -> None:
         """The content of these blocks is gone: every holder goes back to its first one."""
         for block_id in lost_block_ids:
@@ -192,6 +209,25 @@ class Lifecycle:
                 self.cut(holder, holder.block_ids.index(block_id))
 
     # --- the end
+
+    def take_output(self, plan: Plan, sampled: Mapping[int, SampledToken]) -> None:
+        """The rows of ``plan`` are through, with a token each that asked for one. Raises
+        InvariantError without it."""
+        states, take_token = self.states, self.take_token
+        for row in plan.stage_input.scheduled:
+            request_id = row.request_id
+            state = states[request_id]
+            state.num_in_flight -= 1
+            if row.needs_sample:
+                token = sampled.get(request_id)
+                if token is None:
+                    raise InvariantError(
+                        f"message {plan.sequence}: no token came back for request {request_id}"
+                    )
+                state.num_unknown_tokens -= 1
+                take_token(state, token)
+            if state.num_in_flight == 0:
+                self.settle(state)
 
     def take_token(self, state: RequestState, sampled: SampledToken) -> None:
         """The next output token; dropped if the text has ended before it."""

@@ -61,29 +61,21 @@ class Group:
         return self.borders[self.num_scheduled % len(self.borders)]
 
 
+Parts = tuple[SchedulerConfig, BlockManager, Lifecycle, ViewBuilder, SteadyPolicy]
+"""Of the scheduler whose turns are taken."""
+
+
 class Lockstep:
     """See the module. Made by ``Scheduler.begin_lockstep``; ``is_over`` before another turn."""
 
     def __init__(
-        self,
-        config: SchedulerConfig,
-        manager: BlockManager,
-        lifecycle: Lifecycle,
-        views: ViewBuilder,
-        policy: SteadyPolicy,
-        groups: Sequence[Group | None],
-        next_sequence: int,
-        next_micro_batch_id: int,
+        self, parts: Parts, numbers: tuple[int, int], groups: Sequence[Group | None]
     ) -> None:
         self.is_over = False
-        self.next_sequence = next_sequence
-        self.next_micro_batch_id = next_micro_batch_id
+        self.next_sequence, self.next_micro_batch_id = numbers
         self.groups = groups
-        self._config = config
-        self._manager = manager
+        self._config, self._manager, lifecycle, self._views, self._policy = parts
         self._lifecycle = lifecycle
-        self._views = views
-        self._policy = policy
         self._last_shape: BatchShape | None = None
         self._sizes = lifecycle.micro_batches.sizes
         # New requests are offered by who runs and waits, which does not change now; those that
@@ -215,6 +207,22 @@ class Lockstep:
         for index in range(first_block, len(state.block_ids)):
             num_filled = state.num_computed_tokens - index * block_tokens
             self._manager.mark_filled(state.block_ids[index], min(block_tokens, num_filled))
+
+
+def start_lockstep(
+    parts: Parts, numbers: tuple[int, int], plans: tuple[Plan, ...], min_turns: int
+) -> Lockstep | None:
+    """From the next sequence and micro-batch, ``numbers``, on; None if the next turns would be
+    others, or too few."""
+    config, manager, lifecycle, _, _ = parts
+    if manager.has_host_tier or config.prefix_sharing:
+        return None
+    if lifecycle.marked or not lifecycle.transit.is_empty:
+        return None
+    groups = form_groups(config, lifecycle, plans)
+    if groups is None or min((g.num_text_tokens for g in groups if g), default=0) <= min_turns:
+        return None
+    return Lockstep(parts, numbers, groups)
 
 
 def form_groups(

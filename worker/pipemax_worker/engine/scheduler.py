@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.messages import SampledToken, StageReport
 from pipemax_worker.contract.request import (
     FinishedRequest,
@@ -26,7 +25,7 @@ from pipemax_worker.contract.statistics import EngineStatistics
 from pipemax_worker.engine.accounting import StageTimes
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.lifecycle import Lifecycle
-from pipemax_worker.engine.lockstep import Lockstep, form_groups
+from pipemax_worker.engine.lockstep import Lockstep, start_lockstep
 from pipemax_worker.engine.message import MessageDraft, Plan
 from pipemax_worker.engine.parking import Parking
 from pipemax_worker.engine.request_state import RequestState
@@ -128,23 +127,16 @@ class Scheduler:
 
     def unfinished_requests(self) -> tuple[Request, ...]:
         """In order of arrival; what a runner starts again elsewhere."""
-        states = self._lifecycle.states.values()
-        return tuple(state.request for state in states if not state.is_finished)
+        return tuple(state.request for state in self._lifecycle.unfinished())
 
     def unfinished_requests_of(self, plans: Iterable[Plan]) -> tuple[Request, ...]:
         """Those with a row in one of ``plans``, in order of arrival."""
         ids = {row.request_id for plan in plans for row in plan.stage_input.scheduled}
-        states = self._lifecycle.states.values()
-        return tuple(s.request for s in states if s.request_id in ids and not s.is_finished)
+        return tuple(s.request for s in self._lifecycle.unfinished() if s.request_id in ids)
 
     def progress(self) -> tuple[RequestProgress, ...]:
         """Of the unfinished requests that have outputs, in order of arrival."""
-        states = self._lifecycle.states.values()
-        return tuple(
-            state.progress()
-            for state in states
-            if not state.is_finished and state.num_output_tokens
-        )
+        return tuple(s.progress() for s in self._lifecycle.unfinished() if s.num_output_tokens)
 
     def take_finished(self) -> list[FinishedRequest]:
         return self._lifecycle.take_finished()
@@ -258,29 +250,11 @@ class Scheduler:
         """Turns that only add a token to each row, after ``plans`` in flight; None if the next ones
         are others, or too few to be worth it. Nothing else of the scheduler works until
         ``end_lockstep``."""
-        config, lifecycle, policy = self.config, self._lifecycle, self._policy
-        if (
-            self._manager.has_host_tier
-            or config.prefix_sharing
-            or not isinstance(policy, SteadyPolicy)
-            or lifecycle.marked
-            or not lifecycle.transit.is_empty
-            or self._draft.has_copies
-        ):
+        if self._draft.has_copies or not isinstance(self._policy, SteadyPolicy):
             return None
-        groups = form_groups(config, lifecycle, tuple(plans))
-        if groups is None or min((g.num_text_tokens for g in groups if g), default=0) <= min_turns:
-            return None
-        return Lockstep(
-            config,
-            self._manager,
-            lifecycle,
-            self._views,
-            policy,
-            groups,
-            self._next_sequence,
-            self._next_micro_batch_id,
-        )
+        parts = (self.config, self._manager, self._lifecycle, self._views, self._policy)
+        numbers = (self._next_sequence, self._next_micro_batch_id)
+        return start_lockstep(parts, numbers, tuple(plans), min_turns)
 
     def end_lockstep(
         self,
@@ -309,44 +283,17 @@ class Scheduler:
         """Take one stage's report; ``shape`` is that of its message, None for an idle report."""
         self._lifecycle.accounting.note_report(report)
         if report.copies:
-            self._update_from_copies(report)
+            completed = self._manager.update_from_report(report.stage, report.copies)
+            num_stages = self.config.geometry.num_stages
+            for copy in completed:
+                stage_bytes = copy.num_bytes // num_stages
+                self._links.observe(copy.source, copy.target, stage_bytes, copy.seconds)
+            self.parking.note_completed(completed)
+            self._lifecycle.note_completed(completed)
         if shape is not None:
             self._estimator.observe(shape, report.stage, report.compute_seconds)
-
-    def _update_from_copies(self, report: StageReport) -> None:
-        completed = self._manager.update_from_report(report.stage, report.copies)
-        num_stages = self.config.geometry.num_stages
-        for copy in completed:
-            self._links.observe(
-                copy.source, copy.target, copy.num_bytes // num_stages, copy.seconds
-            )
-        lifecycle = self._lifecycle
-        lifecycle.accounting.note_copies(completed)
-        lifecycle.transit.note_completed(completed)
-        self.parking.note_completed(completed)
-        for copy in completed:
-            if copy.target is Tier.NVME:
-                lifecycle.residency.note_demoted(copy.block_ids)
-            elif copy.source is Tier.DEVICE:
-                lifecycle.residency.note_stored(copy.block_ids)
-            lifecycle.cut_at_lost_blocks(copy.lost_block_ids)
 
     def update_from_output(self, plan: Plan, sampled: Mapping[int, SampledToken]) -> None:
         """The last stage is through with ``plan``; ``sampled`` holds its tokens by request id."""
         self._num_in_flight -= 1
-        lifecycle, states = self._lifecycle, self._lifecycle.states
-        take_token = lifecycle.take_token
-        for row in plan.stage_input.scheduled:
-            request_id = row.request_id
-            state = states[request_id]
-            state.num_in_flight -= 1
-            if row.needs_sample:
-                token = sampled.get(request_id)
-                if token is None:
-                    raise InvariantError(
-                        f"message {plan.sequence}: no token came back for request {request_id}"
-                    )
-                state.num_unknown_tokens -= 1
-                take_token(state, token)
-            if state.num_in_flight == 0:
-                lifecycle.settle(state)
+        self._lifecycle.take_output(plan, sampled)

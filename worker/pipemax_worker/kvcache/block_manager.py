@@ -24,6 +24,7 @@ from pipemax_worker.kvcache.block_table import BlockTable
 from pipemax_worker.kvcache.copies import CompletedCopy, PendingCopies
 from pipemax_worker.kvcache.copy_orders import CopyOrders
 from pipemax_worker.kvcache.eviction import EvictionPolicy, RotationEviction
+from pipemax_worker.kvcache.filling import fill, fill_all
 from pipemax_worker.kvcache.occupancy import TierOccupancy, derive_occupancy
 from pipemax_worker.kvcache.parking import ParkedBlocks
 from pipemax_worker.kvcache.prefix_index import BlockHash
@@ -131,11 +132,11 @@ class BlockManager:
         """
         block = self._table.blocks.get(block_id) or self._table.block(block_id)
         if num_tokens != block.num_tokens:
-            self._table.fill(block, num_tokens)
+            fill(self._table, block, num_tokens)
 
     def mark_all_filled(self, block_ids: Sequence[int], num_tokens: Sequence[int]) -> None:
         """``mark_filled`` of each block."""
-        self._table.fill_all(block_ids, num_tokens)
+        fill_all(self._table, block_ids, num_tokens)
 
     def commit_hash(self, block_id: int, block_hash: BlockHash) -> None:
         """A full block enters the prefix index, readable by later messages. If another block has

@@ -19,8 +19,9 @@ from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.transfers import CopyJob, CopyResult
 from pipemax_worker.errors import InvariantError
 from pipemax_worker.kvcache.block import DEVICE, HOST, NVME, Block
-from pipemax_worker.kvcache.block_table import BlockTable, any_of
+from pipemax_worker.kvcache.block_table import BlockTable
 from pipemax_worker.kvcache.copies import CompletedCopy, PendingCopies, PendingCopy
+from pipemax_worker.kvcache.eviction import any_of
 from pipemax_worker.kvcache.write_allowance import WriteAllowance
 
 

@@ -176,3 +176,17 @@ class RotationEviction:
             if not self._referenced.keys().isdisjoint(group)
         }
         self._compact_at = max(_MIN_USES_BEFORE_COMPACTION, 2 * len(self._uses))
+
+
+def any_of(first: Container[int], second: Container[int]) -> Container[int]:
+    """Both collections as one, without copying the first, which may be large."""
+    return _AnyOf(first, second)
+
+
+class _AnyOf:
+    def __init__(self, first: Container[int], second: Container[int]) -> None:
+        self._first = first
+        self._second = second
+
+    def __contains__(self, block_id: object) -> bool:
+        return block_id in self._second or block_id in self._first

@@ -10,6 +10,7 @@ import msgspec
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES, KVGeometry
 from pipemax_worker.contract.messages import StageConfig
 from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.contract.weights import weight_bytes
 from pipemax_worker.errors import KVTierError, StageDiedError
 from pipemax_worker.pipeline.cores import available_cores
 from pipemax_worker.pipeline.layer_split import SplitCosts, split_layers
@@ -155,20 +156,6 @@ def build_stage_configs(
         )
         for stage in range(settings.num_stages)
     )
-
-
-def weight_bytes(
-    config: ModelConfig, layers_of_stage: Sequence[int], stage: int, dtype: str
-) -> int:
-    """Bytes of a stage's matrices; tied embeddings are held by both ends."""
-    is_first, is_last = stage == 0, stage == len(layers_of_stage) - 1
-    num_tables = is_first + is_last
-    if is_first and is_last and config.tie_word_embeddings:
-        num_tables = 1
-    first = sum(layers_of_stage[:stage])
-    layers = range(first, first + layers_of_stage[stage])
-    parameters = sum(map(config.stored_layer_parameters, layers))
-    return (parameters + num_tables * config.embedding_parameters) * KV_DTYPE_BYTES[dtype]
 
 
 def activation_bytes(settings: PipelineSettings, stage: int) -> int:

@@ -12,9 +12,10 @@ import msgspec
 
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES, KVGeometry
 from pipemax_worker.contract.statistics import StepRecord
+from pipemax_worker.contract.weights import weight_bytes
 from pipemax_worker.errors import StageDiedError
 from pipemax_worker.performance.experts import ExpertLayers, derive_experts
-from pipemax_worker.pipeline.settings import PipelineSettings, weight_bytes
+from pipemax_worker.pipeline.settings import PipelineSettings
 
 COPY_METER = "pipemax_worker.baselines.memory_copy"
 METER_TIMEOUT_SECONDS = 120

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from pipemax_worker.contract.weights import weight_bytes
 from pipemax_worker.errors import GpuLostError, KVTierError, PreflightError
 from pipemax_worker.job.inference_job import InferenceJob
 from pipemax_worker.pipeline.gpus import count_gpus, gpu_memory_bytes, gpu_uuids
@@ -14,7 +15,6 @@ from pipemax_worker.pipeline.settings import (
     CPU_DEVICE_KV_BYTES,
     PipelineSettings,
     build_geometry,
-    weight_bytes,
 )
 from pipemax_worker.preflight.checks import derive_findings
 from pipemax_worker.preflight.disk import PROBE_BYTES, measure_nvme

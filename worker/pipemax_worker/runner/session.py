@@ -11,6 +11,7 @@ import msgspec
 from pipemax_worker.contract.clock import Clock, MonotonicClock
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES, KVGeometry, Tier
 from pipemax_worker.contract.messages import StageReady
+from pipemax_worker.contract.weights import weight_bytes
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.engine import Engine
 from pipemax_worker.engine.policies import build_policy
@@ -27,7 +28,6 @@ from pipemax_worker.pipeline.settings import (
     PipelineSettings,
     build_geometry,
     build_stage_configs,
-    weight_bytes,
 )
 from pipemax_worker.runner.sizing import SessionSettings
 from pipemax_worker.runner.write_budget import BlockWrites, WriteBudget

@@ -8,6 +8,7 @@ from kit.fake_model import fake_model_config
 from kit.pipeline_driver import make_settings
 from pipemax_worker.contract.geometry import KVGeometry
 from pipemax_worker.contract.model_config import ModelConfig, parse_model_config
+from pipemax_worker.contract.weights import weight_bytes
 from pipemax_worker.errors import KVTierError, StageDiedError
 from pipemax_worker.pipeline.cores import available_cores
 from pipemax_worker.pipeline.settings import (
@@ -16,7 +17,6 @@ from pipemax_worker.pipeline.settings import (
     activation_bytes,
     build_geometry,
     build_stage_configs,
-    weight_bytes,
 )
 
 GIB = 1 << 30

@@ -14,10 +14,10 @@ import msgspec
 
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES
 from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.contract.weights import weight_bytes
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.performance.batch_shape import BatchShape
 from pipemax_worker.performance.step_cost import StageCost, StepCost
-from pipemax_worker.pipeline.settings import weight_bytes
 from pipemax_worker.planner.rivals.collectives import Collectives, derive_collectives
 from pipemax_worker.planner.simulation import SimulationSettings
 from pipemax_worker.planner.stage_costs import derive_stage_costs
