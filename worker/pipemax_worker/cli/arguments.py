@@ -27,3 +27,11 @@ def _mount(text: str) -> tuple[str, str]:
     if not separator or not claim or not path:
         raise argparse.ArgumentTypeError(f"{text!r}: expected CLAIM=PATH, e.g. datasets=/mnt/data")
     return claim, path
+
+
+def positive(text: str) -> int:
+    """A number of 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return number

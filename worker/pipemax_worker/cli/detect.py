@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from pipemax_worker.cli.arguments import positive
 from pipemax_worker.errors import InputNotFoundError, OutputError, StageDiedError
 from pipemax_worker.performance.node_profile import NodeProfile, parse_node_profile
 from pipemax_worker.pipeline.cores import available_cores
@@ -38,7 +39,7 @@ def add_detection(parser: argparse.ArgumentParser) -> None:
         "job file, plan for it")  # fmt: skip
     add("--profile", type=Path, metavar="YAML", help="where to write it (default: the terminal)")
     add("--disk", type=Path, metavar="DIR", help="folder on the NVMe disk, to be measured as well")
-    add("--stages", type=int, metavar="N", help="without GPUs: stages, one core each (default: all "
+    add("--stages", type=positive, metavar="N", help="without GPUs: stages, one core each (default: all "
         "cores, at most 8)")  # fmt: skip
 
 

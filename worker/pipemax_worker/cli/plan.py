@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipemax_worker.cli.arguments import add_mounts
+from pipemax_worker.cli.arguments import add_mounts, positive
 from pipemax_worker.cli.detect import add_detection, detect, read_node_profile
 from pipemax_worker.cli.plan_pictures import draw_best_run
 from pipemax_worker.cli.plan_settings import deriver
@@ -84,18 +84,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add(
         "--requests",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="how many to simulate (default: three times what the GPUs hold at a time, between 500 "
         "and 3,000, or all lines of the file)",
     )
     add(
         "--sample",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="of these, on how many to try settings (default: a third)",
     )
-    add("--job-requests", type=_positive, metavar="N", help="of the job (default: those simulated)")
+    add("--job-requests", type=positive, metavar="N", help="of the job (default: those simulated)")
     add(
         "--policies",
         type=_policies,
@@ -178,13 +178,6 @@ def _say(row: PlanRow) -> None:
         f"{rate:,.0f} output tokens/s",
         flush=True,
     )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
-    return number
 
 
 def _policies(text: str) -> tuple[str, ...]:

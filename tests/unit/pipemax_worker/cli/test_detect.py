@@ -101,3 +101,9 @@ def test_products_are_measured_by_a_program() -> None:
     assert detect.measure_flops("cuda:0", command) == 3.0
     with pytest.raises(StageDiedError, match="no torch here"):
         detect.measure_flops("cuda:0", [sys.executable, "-c", "raise SystemExit('no torch here')"])
+
+
+def test_no_stage_at_all_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", "--detect", "--stages", "0"])
+    assert "expected 1 or more" in capsys.readouterr().err
