@@ -39,8 +39,8 @@ def add_detection(parser: argparse.ArgumentParser) -> None:
         "job file, plan for it")  # fmt: skip
     add("--profile", type=Path, metavar="YAML", help="where to write it (default: the terminal)")
     add("--disk", type=Path, metavar="DIR", help="folder on the NVMe disk, to be measured as well")
-    add("--stages", type=positive, metavar="N", help="without GPUs: stages, one core each (default: all "
-        "cores, at most 8)")  # fmt: skip
+    add("--stages", type=positive, metavar="N", help="without GPUs: stages, a core each "
+        "(default: all cores, at most 8)")  # fmt: skip
 
 
 def detect(options: argparse.Namespace) -> NodeProfile:
