@@ -12,7 +12,7 @@ from prometheus_client.core import Metric
 GENERATOR = load_tool("generate_metrics")
 FAMILIES = [one for found in GENERATOR.families().values() for one in found]
 LABELS = GENERATOR.BOUNDED_LABELS | {
-    *("namespace", "job", "stage", "version", "resource", "verb", "code"),
+    *("namespace", "job", "gpu", "stage", "version", "resource", "verb", "code"),
 }
 
 
