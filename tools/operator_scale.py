@@ -56,7 +56,7 @@ def start_plane(folder: Path) -> ControlPlane:
     plane = ControlPlane(folder, node_grace_seconds=86400, client_flags=CLIENT_FLAGS)
     plane.start()
     plane.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(build_crd()))
-    plane.kubectl("wait", "--for=condition=Established", "crd/inferencejobs.pipemax.dev")
+    plane.wait_for_kinds("crd/inferencejobs.pipemax.dev")
     plane.kubectl("create", "namespace", NAMESPACE)
     return plane
 

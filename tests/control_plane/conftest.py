@@ -71,4 +71,4 @@ def apply_crd(plane: ControlPlane, folder: Path) -> None:
     path = folder / "crd.yaml"
     path.write_text(yaml.safe_dump(build_crd()), encoding="utf-8")
     plane.kubectl("apply", "--server-side", "-f", str(path))
-    plane.kubectl("wait", "--for=condition=Established", "crd/inferencejobs.pipemax.dev")
+    plane.wait_for_kinds("crd/inferencejobs.pipemax.dev")

@@ -121,7 +121,7 @@ def test_helm_installs_it_and_says_what_to_do_next(plane: ControlPlane) -> None:
     with installed(plane) as said:
         assert "STATUS: deployed" in said
         assert "kubectl get inferencejobs -w" in said
-        plane.kubectl("wait", "--for=condition=Established", CRD)
+        plane.wait_for_kinds(CRD)
         names = {d["metadata"]["name"] for d in plane.get("clusterroles")["items"]}
         assert {f"{SYSTEM}-pipemax{end}" for end in ("", "-view", "-edit")} <= names
         pod = eventually(lambda: plane.get("pods", "-n", SYSTEM)["items"])[0]["spec"]
@@ -281,7 +281,7 @@ def test_editors_and_viewers_of_a_namespace_may_use_jobs(plane: ControlPlane) ->
 def test_the_api_server_takes_the_examples(plane: ControlPlane, name: str) -> None:
     path = ROOT / "manifests" / "examples" / name / "job.yaml"
     with installed(plane):
-        plane.kubectl("wait", "--for=condition=Established", CRD)
+        plane.wait_for_kinds(CRD)
         said = plane.kubectl("apply", "--dry-run=server", "-n", "jobs-a", "-f", str(path))
         assert said == f"inferencejob.pipemax.dev/{name} created (server dry run)\n"
 

@@ -37,7 +37,7 @@ def plane(control_plane: ControlPlane) -> ControlPlane:
     names = [
         f"crd/{p.stem.partition('_')[2]}.monitoring.coreos.com" for p in find_monitoring_crds()
     ]
-    control_plane.kubectl("wait", "--for=condition=Established", *names)
+    control_plane.wait_for_kinds(*names)
     return control_plane
 
 

@@ -66,7 +66,7 @@ def give_rights(plane: ControlPlane, kubeconfig: Path) -> Path:
     kinds += ("Role", "RoleBinding")
     documents = [one for kind in kinds for one in of_kind(render(), kind)]
     plane.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(documents))
-    plane.kubectl("wait", "--for=condition=Established", "crd/inferencejobs.pipemax.dev")
+    plane.wait_for_kinds("crd/inferencejobs.pipemax.dev")
     account = ("pipemax", "-n", "pipemax-system")
     token = plane.kubectl("create", "token", *account, "--duration=1h").strip()
     return write_kubeconfig(kubeconfig, plane.server, token, plane.certificate)

@@ -48,7 +48,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     try:
         document = yaml.safe_dump(build_crd())
         plane.kubectl("apply", "--server-side", "-f", "-", stdin=document)
-        plane.kubectl("wait", "--for=condition=Established", "crd/inferencejobs.pipemax.dev")
+        plane.wait_for_kinds("crd/inferencejobs.pipemax.dev")
         yield plane
     finally:
         plane.stop()

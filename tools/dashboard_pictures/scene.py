@@ -19,16 +19,11 @@ import yaml
 from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.operator_process import free_port, running_operator
 from kit.control_plane.stand_in_node import StandInNode
-from kit.control_plane.waiting import eventually
 from kit.live_prometheus import LivePrometheus, Target, running_prometheus
 from kit.tools import ROOT
 from kit.watched_jobs import WatchedJob, Worker, apply, find_pod, running_worker, target_of
 from pipemax_operator.crd import build_crd
 
-IS_ESTABLISHED = (
-    *("get", "crd/inferencejobs.pipemax.dev"),
-    *("-o", 'jsonpath={.status.conditions[?(@.type=="Established")].status}'),
-)
 RULES = ROOT / "manifests" / "monitoring" / "prometheus-rules.yaml"
 NAMESPACE = "batch"
 
@@ -86,7 +81,7 @@ def _start_cluster(
     stack.callback(plane.stop)
     plane.start()
     plane.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(build_crd()))
-    eventually(lambda: plane.kubectl(*IS_ESTABLISHED, check=False) == "True")
+    plane.wait_for_kinds("crd/inferencejobs.pipemax.dev")
     plane.kubectl("create", "namespace", NAMESPACE)
     nodes = {name: StandInNode(plane, name, gpus=2) for name in ("node-a", "node-b")}
     for node in nodes.values():

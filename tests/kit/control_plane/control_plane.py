@@ -20,6 +20,7 @@ from kit.control_plane.binaries import find_binaries
 from kit.control_plane.clients import find_clients
 from kit.control_plane.files import Credentials, write_kubeconfig
 from kit.control_plane.parent_bound import start_bound
+from kit.control_plane.waiting import eventually
 
 START_TIMEOUT_SECONDS = 90.0
 STOP_TIMEOUT_SECONDS = 10.0
@@ -109,6 +110,14 @@ class ControlPlane:
     def get(self, *arguments: str) -> Any:
         """``kubectl get ... -o json``, decoded."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def wait_for_kinds(self, *names: str) -> None:
+        """Until these (``crd/NAME``) are served. ``kubectl wait`` fails on one that has no
+        conditions yet."""
+        said = 'jsonpath={.status.conditions[?(@.type=="Established")].status}'
+        for name in names:
+            query = ("get", name, "-o", said)
+            eventually(lambda query=query: self.kubectl(*query, check=False).strip() == "True")
 
     def _client(
         self, program: Path, arguments: tuple[str, ...], stdin: str | None, check: bool

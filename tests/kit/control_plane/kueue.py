@@ -89,7 +89,7 @@ class Kueue:
         path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": kept}), "utf-8")
         self.plane.kubectl("apply", "--server-side", "-f", str(path))
         crds = [f"crd/{one['metadata']['name']}" for one in kept if _is_crd(one)]
-        self.plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", *crds)
+        self.plane.wait_for_kinds(*crds)
 
     def _placed(self, document: Document) -> Document:
         """Webhooks at this process's port; their Service stands for loopback."""
