@@ -68,7 +68,7 @@ def _fetch(name: str, folder: Path) -> None:
         if done.returncode or len(archives) != 1:
             raise GrafanaSchemaMissingError(
                 f"`npm pack {wanted}` ended with {done.returncode}: {done.stderr.strip()}. It "
-                "needs the npm registry once; `make control-plane` tries again"
+                "needs the network once; `make control-plane` tries again"
             )
         digest = base64.b64encode(hashlib.sha512(archives[0].read_bytes()).digest()).decode()
         if f"sha512-{digest}" != PACKAGES[name]["integrity"]:

@@ -58,7 +58,7 @@ class GoModule:
         except subprocess.CalledProcessError as error:
             raise BinariesMissingError(
                 f"`go {' '.join(arguments)}` in {self.folder} ended with {error.returncode}: "
-                f"{error.stdout.strip() or 'its words are above'}. It needs the Go module proxy "
+                f"{error.stdout.strip() or 'its words are above'}. It needs the network "
                 "once; `make control-plane` tries again"
             ) from error
 
