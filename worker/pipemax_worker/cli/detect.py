@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from pipemax_worker.cli.arguments import positive
-from pipemax_worker.errors import InputNotFoundError, OutputError, StageDiedError
+from pipemax_worker.errors import InputNotFoundError, OutputError
 from pipemax_worker.performance.node_profile import NodeProfile, parse_node_profile
 from pipemax_worker.pipeline.cores import available_cores
 from pipemax_worker.planner.detection.cpu import measure_cpu
@@ -25,11 +24,10 @@ from pipemax_worker.planner.detection.profile import (
 from pipemax_worker.preflight.disk import measure_nvme
 from pipemax_worker.preflight.facts import NvmeFacts
 from pipemax_worker.preflight.memory import measure_memory
-from pipemax_worker.runner.bench_floor import CopySpeeds, measure_copies
+from pipemax_worker.runner.bench_floor import CopySpeeds, measure_copies, run_meter
 
 MATRIX_METER = "pipemax_worker.baselines.matrix_rate"
 _MOST_STAGES = 8
-_TIMEOUT_SECONDS = 120
 
 
 def add_detection(parser: argparse.ArgumentParser) -> None:
@@ -116,16 +114,8 @@ class _Rate(msgspec.Struct, frozen=True):
 
 def measure_flops(device: str, command: Sequence[str] | None = None) -> float:
     """Raises StageDiedError."""
-    done = subprocess.run(
-        command or [sys.executable, "-m", MATRIX_METER, device],
-        capture_output=True,
-        timeout=_TIMEOUT_SECONDS,
-        check=False,
-    )
-    if done.returncode != 0:
-        tail = done.stderr.decode("utf-8", "replace").strip()[-2000:]
-        raise StageDiedError(f"measuring products on {device} failed:\n{tail}")
-    return msgspec.json.decode(done.stdout, type=_Rate).flops
+    command = command or [sys.executable, "-m", MATRIX_METER, device]
+    return run_meter(f"products on {device}", command, _Rate).flops
 
 
 def _measure_disk(folder: Path | None, say: Callable[[str], None]) -> NvmeFacts | None:

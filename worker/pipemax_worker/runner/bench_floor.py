@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from statistics import median
+from typing import TypeVar
 
 import msgspec
 
@@ -19,6 +20,8 @@ from pipemax_worker.pipeline.settings import PipelineSettings
 
 COPY_METER = "pipemax_worker.baselines.memory_copy"
 METER_TIMEOUT_SECONDS = 120
+
+Reading = TypeVar("Reading")
 
 
 class CopySpeeds(msgspec.Struct, frozen=True):
@@ -85,17 +88,19 @@ def build_floor(settings: PipelineSettings, geometry: KVGeometry, speeds: CopySp
 
 
 def measure_copies(device: str, command: Sequence[str] | None = None) -> CopySpeeds:
-    """By a program of its own: this process never loads torch. Raises StageDiedError."""
-    done = subprocess.run(
-        command or [sys.executable, "-m", COPY_METER, device],
-        capture_output=True,
-        timeout=METER_TIMEOUT_SECONDS,
-        check=False,
-    )
+    """Raises StageDiedError."""
+    command = command or [sys.executable, "-m", COPY_METER, device]
+    return run_meter(f"copies on {device}", command, CopySpeeds)
+
+
+def run_meter(what: str, command: Sequence[str], kind: type[Reading]) -> Reading:
+    """What a program says that measures ``what``: this process never loads torch. Raises
+    StageDiedError."""
+    done = subprocess.run(command, capture_output=True, timeout=METER_TIMEOUT_SECONDS, check=False)
     if done.returncode != 0:
         tail = done.stderr.decode("utf-8", "replace").strip()[-2000:]
-        raise StageDiedError(f"measuring copies on {device} failed:\n{tail}")
-    return msgspec.json.decode(done.stdout, type=CopySpeeds)
+        raise StageDiedError(f"measuring {what} failed:\n{tail}")
+    return msgspec.json.decode(done.stdout, type=kind)
 
 
 def gpu_memory_used_bytes(command: Sequence[str] = ("nvidia-smi",)) -> tuple[int, ...]:
