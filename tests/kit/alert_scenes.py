@@ -117,4 +117,11 @@ SCENES: dict[str, Scene] = {
     "PipeMaxJobStuckInDeletion": both(
         {f"pipemax_job_deletion_timestamp_seconds{{{JOB}}}": ("600x60", "3000x60")}
     ),
+    "PipeMaxNvmeFoldersLeft": both(
+        {
+            f"pipemax_nvme_folders_waiting{{{OPERATOR}}}": ("3x60", "3x60"),
+            f'pipemax_nvme_sweeps_total{{{OPERATOR}, result="kept"}}': ("0+1x60", "2x60"),
+            f"pipemax_nvme_sweeps_held{{{OPERATOR}}}": ("0x60", "0x60"),
+        }
+    ),
 }
