@@ -202,7 +202,12 @@ def test_a_failed_preflight_is_a_condition_and_no_end(scene: Scene) -> None:
 def test_nodes_that_do_not_share_the_output_end_the_job(scene: Scene, tmp_path: Path) -> None:
     """Two nodes, each with its own disk under the same path: a worker alone goes on."""
     shared = {"output": {"uri": "hostPath:///out", "shared": True}}
-    scene.apply("two-disks", **shared, parallelism={"stagesPerNode": 8, "nodes": 2})
+    with scene.node("c"), scene.node("d"):
+        scene.apply("two-disks", **shared, parallelism={"stagesPerNode": 8, "nodes": 2})
+        check_end_of_unshared(scene, tmp_path)
+
+
+def check_end_of_unshared(scene: Scene, tmp_path: Path) -> None:
     first = scene.pending_pod("two-disks")["metadata"]["name"]
     second = scene.pending_pod("two-disks", first)["metadata"]["name"]
     with (
