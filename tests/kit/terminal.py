@@ -56,6 +56,11 @@ class Terminal:
                 self.printed += os.read(self._descriptor, 65536).decode(errors="replace")
 
 
+def _hear_ctrl_c() -> None:
+    """A shell makes what it starts in the background deaf to it, the tests themselves say."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def on_terminal(command: Sequence[str], columns: int = 100, rows: int = 40) -> Iterator[Terminal]:
     """Run it; it is killed at the end of the block if it still runs."""
@@ -65,7 +70,13 @@ def on_terminal(command: Sequence[str], columns: int = 100, rows: int = 40) -> I
     for name in ("COLUMNS", "LINES"):
         environment.pop(name, None)
     process = subprocess.Popen(
-        command, stdin=screen, stdout=screen, stderr=screen, env=environment, start_new_session=True
+        command,
+        stdin=screen,
+        stdout=screen,
+        stderr=screen,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=_hear_ctrl_c,
     )
     try:
         yield Terminal(keyboard, process)
