@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +39,18 @@ def _log_normal(
     return [int(n) for n in np.clip(np.round(lengths), shortest, longest)]
 
 
-def main(arguments: list[str]) -> int:
-    path = Path(arguments[0])
-    lengths = draw_lengths()
+def write_lengths(lengths: Iterable[tuple[int, int]], path: Path) -> None:
+    """A workload file as ``pipemax bench`` takes it: a line for each (input, output)."""
     with path.open("w", encoding="utf-8") as file:
         for seed, (prompt_tokens, output_tokens) in enumerate(lengths):
             line = {"prompt_tokens": prompt_tokens, "output_tokens": output_tokens, "seed": seed}
             file.write(json.dumps(line) + "\n")
+
+
+def main(arguments: list[str]) -> int:
+    path = Path(arguments[0])
+    lengths = draw_lengths()
+    write_lengths(lengths, path)
     inputs, outputs = (sum(column) for column in zip(*lengths, strict=True))
     print(f"{path}: {len(lengths)} requests, {inputs} tokens in, {outputs} out")
     return 0

@@ -25,9 +25,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "worker"))
 
+from make_workload import write_lengths  # noqa: E402
 from pipemax_worker.cli.plan_settings import deriver  # noqa: E402
 from pipemax_worker.contract.model_config import load_model_config  # noqa: E402
-from pipemax_worker.engine.policies import WITHOUT_HOST_TIER  # noqa: E402
 from pipemax_worker.job import InferenceJob  # noqa: E402
 from pipemax_worker.performance.node_profile import load_node_profile  # noqa: E402
 from pipemax_worker.planner.plan import simulate_system  # noqa: E402
@@ -39,6 +39,7 @@ from pipemax_worker.planner.workload import (  # noqa: E402
     draw_workload,
     read_workload_lengths,
 )
+from pipemax_worker.runner.bench_settings import micro_batches_of  # noqa: E402
 
 Document = dict[str, Any]
 
@@ -82,14 +83,11 @@ class Setting:
             }
         )
 
-    def micro_batches_of(self, policy: str) -> int:
-        """As ``pipemax bench --policies`` has it."""
-        return self.stages if policy in WITHOUT_HOST_TIER else self.document["microBatches"]
-
     def simulate(self, policy: str, workload: Workload, folder: Path) -> SimulationResult:
         node = load_node_profile(f"{self.stages}x{self.document['hardware']}")
         derive = deriver(self.job(), load_model_config(folder), node)
-        choice = EngineChoice(policy, num_micro_batches=self.micro_batches_of(policy))
+        num = micro_batches_of(policy, self.stages, self.document["microBatches"])
+        choice = EngineChoice(policy, num_micro_batches=num)
         return simulate_system(derive(choice), workload)
 
 
@@ -123,14 +121,6 @@ def predict(setting: Setting, seconds: float) -> Document:
             }
             print(f"predicted {policy:<8} {predictions[policy]}", flush=True)
     return setting.document | {"requests": len(workload.lengths), "predictions": predictions}
-
-
-def write_workload(workload: Workload, path: Path) -> None:
-    lines = (
-        {"prompt_tokens": prompt, "output_tokens": output, "seed": number}
-        for number, (prompt, output) in enumerate(workload.lengths)
-    )
-    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
 
 
 def measure_links(num_gpus: int) -> None:
@@ -170,7 +160,7 @@ def measure(setting: Setting) -> Document:
         folder = setting.model_folder(Path(scratch))
         workload, figures = folder / "lengths.jsonl", folder / "figures.json"
         drawn = draw(setting.document["workload"], setting.document["requests"])
-        write_workload(drawn, workload)
+        write_lengths(drawn.lengths, workload)
         command = bench_command(setting, folder, workload, figures)
         environment = os.environ | {"PYTHONPATH": f"{ROOT / 'worker'}:{':'.join(sys.path)}"}
         subprocess.run(command, check=True, env=environment)

@@ -8,7 +8,6 @@ done by ``turn``, from what is, as often as one likes.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -38,6 +37,7 @@ from pipemax_operator.sweeps import (
     read_reports,
     waiting_disks,
 )
+from pipemax_operator.wake_up import wait_for_word
 
 Document = dict[str, Any]
 
@@ -137,10 +137,7 @@ class NvmeSweeper:
             except _ERRORS as error:
                 logger.warning("NVMe folders of ended jobs are not swept: %s", error)
                 pause_seconds = _ERROR_SECONDS
-            # Not `wait_for`: before Python 3.12 it can swallow a cancellation.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_seconds):
-                    await self._wake.wait()
+            await wait_for_word(self._wake, pause_seconds)
 
     async def turn(self) -> float:
         """Look, then do what is due; the seconds until there may be more to do."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
 from pipemax_operator.api_server import NotLeadingError
+from pipemax_operator.wake_up import wait_for_word
 
 Key = tuple[str, str]
 
@@ -126,8 +126,4 @@ class Requeue:
         is_full = len(self._at_work) >= MAX_AT_WORK
         seconds = TURN_SECONDS if is_full else max(0.01, min([*waiting, TURN_SECONDS]))
         self._wake.clear()
-        # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes in the same turn
-        # of the loop as the wake-up, and then this loop never ends.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
+        await wait_for_word(self._wake, seconds)

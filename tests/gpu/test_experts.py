@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from kit.expert_shapes import experts_config, silu_and_multiply
 from kit.models import VOCAB_SIZE, build_oracle
 from kit.paged_model import PagedModel
-from pipemax_worker.contract.model_config import ModelConfig, parse_model_config
 from pipemax_worker.stage.model.cuda import fused_experts
 from pipemax_worker.stage.model.experts import Experts
 from pipemax_worker.stage.model.random_weights import RandomWeights
@@ -46,29 +46,6 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 NUM_DECODED = 12
 
 
-def config_of(num_experts: int, num_chosen: int, hidden: int, width: int) -> ModelConfig:
-    return parse_model_config(
-        {
-            "architectures": ["Qwen3MoeForCausalLM"],
-            "vocab_size": 8,
-            "hidden_size": hidden,
-            "intermediate_size": 16,
-            "moe_intermediate_size": width,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 8,
-            "num_experts": num_experts,
-            "num_experts_per_tok": num_chosen,
-            "norm_topk_prob": True,
-        },
-        "the experts' test",
-    )
-
-
-def silu_and_multiply(gate_up: torch.Tensor) -> torch.Tensor:
-    gate, up = gate_up.chunk(2, dim=-1)
-    return torch.nn.functional.silu(gate) * up
-
-
 def random_rows(num_tokens: int, hidden: int) -> torch.Tensor:
     generator = torch.Generator(CUDA).manual_seed(num_tokens)
     return torch.randn(num_tokens, hidden, generator=generator, device=CUDA).to(BF16)
@@ -84,7 +61,7 @@ def test_fused_experts_are_those_of_pytorch(
     num_tokens: int, num_experts: int, num_chosen: int, hidden: int, width: int
 ) -> None:
     """Bit-equal to themselves, too."""
-    config = config_of(num_experts, num_chosen, hidden, width)
+    config = experts_config(num_experts, num_chosen, hidden=hidden, width=width)
     experts = Experts(config, RandomWeights(0, CUDA, BF16), "layer.")
     x = random_rows(num_tokens, hidden)
     expected = mix_experts(x, experts, torch.zeros_like(x), silu_and_multiply).float()
@@ -96,7 +73,9 @@ def test_fused_experts_are_those_of_pytorch(
 
 @torch.inference_mode()
 def test_all_tokens_to_the_same_experts() -> None:
-    experts = Experts(config_of(8, 2, 512, 256), RandomWeights(0, CUDA, BF16), "layer.")
+    experts = Experts(
+        experts_config(8, 2, hidden=512, width=256), RandomWeights(0, CUDA, BF16), "layer."
+    )
     x = random_rows(1, 512).expand(300, -1).contiguous()
     found = fused_experts.mix_experts(x, experts, torch.zeros_like(x))
     alone = fused_experts.mix_experts(x[:1], experts, torch.zeros_like(x[:1]))
@@ -106,7 +85,9 @@ def test_all_tokens_to_the_same_experts() -> None:
 @torch.inference_mode()
 def test_a_graph_follows_the_routers_choice() -> None:
     """Captured with one batch, replayed with others."""
-    experts = Experts(config_of(16, 3, 512, 256), RandomWeights(0, CUDA, BF16), "layer.")
+    experts = Experts(
+        experts_config(16, 3, hidden=512, width=256), RandomWeights(0, CUDA, BF16), "layer."
+    )
     x, residual = torch.zeros(2, 40, 512, device=CUDA, dtype=BF16)
     fused_experts.mix_experts(x, experts, residual)  # loads the kernels
     graph = torch.cuda.CUDAGraph()

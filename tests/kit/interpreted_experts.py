@@ -9,40 +9,18 @@ from __future__ import annotations
 import sys
 
 import torch
-from pipemax_worker.contract.model_config import ModelConfig, parse_model_config
+from kit.expert_shapes import experts_config, silu_and_multiply
+from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.stage.model.cuda.expert_blocks import plan_blocks
 from pipemax_worker.stage.model.cuda.fused_experts import choose, mix_experts, sort_into_blocks
 from pipemax_worker.stage.model.experts import ExpertMatrices, Experts
 from pipemax_worker.stage.model.linear import Linear
 from pipemax_worker.stage.model.random_weights import RandomWeights
 from pipemax_worker.stage.model.torch_experts import mix_experts as mix_expert_by_expert
-from torch.nn.functional import silu
 
 CPU = torch.device("cpu")
-
-
-def model_config(num_experts: int, num_chosen: int, is_normed: bool, width: int) -> ModelConfig:
-    """Sizes that no tile divides, but for experts of a width of 64."""
-    return parse_model_config(
-        {
-            "architectures": ["Qwen3MoeForCausalLM"],
-            "vocab_size": 8,
-            "hidden_size": 72,
-            "intermediate_size": 16,
-            "moe_intermediate_size": width,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 8,
-            "num_experts": num_experts,
-            "num_experts_per_tok": num_chosen,
-            "norm_topk_prob": is_normed,
-        },
-        "the experts' test",
-    )
-
-
-def silu_and_multiply(gate_up: torch.Tensor) -> torch.Tensor:
-    gate, up = gate_up.chunk(2, dim=-1)
-    return silu(gate) * up
+HIDDEN = 72
+"""No tile divides it."""
 
 
 def check_choose(num_experts: int, num_chosen: int, is_normed: bool) -> None:
@@ -94,8 +72,9 @@ def stacked_experts(config: ModelConfig, dtype: torch.dtype) -> Experts:
 def check_mix(
     num_tokens: int, num_experts: int, num_chosen: int, dtype: torch.dtype, width: int = 40
 ) -> None:
-    experts = stacked_experts(model_config(num_experts, num_chosen, True, width), dtype)
-    shape = (2, num_tokens, 72)
+    config = experts_config(num_experts, num_chosen, hidden=HIDDEN, width=width)
+    experts = stacked_experts(config, dtype)
+    shape = (2, num_tokens, HIDDEN)
     x, residual = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     expected = mix_expert_by_expert(x, experts, residual.clone(), silu_and_multiply)
     if dtype == torch.float16:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -27,6 +28,21 @@ def _mount(text: str) -> tuple[str, str]:
     if not separator or not claim or not path:
         raise argparse.ArgumentTypeError(f"{text!r}: expected CLAIM=PATH, e.g. datasets=/mnt/data")
     return claim, path
+
+
+def names_among(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
+    """An argument's type: some of ``known``, with commas between; each counts once."""
+    choices = tuple(known)
+
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(text.split(",")))
+        if unknown := [name for name in names if name not in choices]:
+            raise argparse.ArgumentTypeError(
+                f"{', '.join(unknown)}: unknown; choose from {', '.join(choices)}"
+            )
+        return names
+
+    return parse
 
 
 def positive(text: str) -> int:

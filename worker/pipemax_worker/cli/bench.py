@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic_core import PydanticCustomError
 
+from pipemax_worker.cli.arguments import names_among, positive
 from pipemax_worker.engine.policies import POLICIES
 from pipemax_worker.job.quantities import parse_quantity
 from pipemax_worker.runner.bench import DEFAULT_NUM_REQUESTS, run_bench
@@ -59,19 +60,19 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--max-tokens-hidden",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="tell the scheduler N for every output of --workload in place of its length",
     )
     add("--prompts", type=Path, metavar="JSONL", help="OpenAI Batch lines (default: random tokens)")
     add(
         "--requests",
-        type=_positive,
+        type=positive,
         metavar="N",
         help=f"how many (default: {DEFAULT_NUM_REQUESTS}, or all lines of --prompts)",
     )
     add("--seed", type=int, default=0, help="of lengths and tokens (default: %(default)s)")
-    add("--rounds", type=_positive, default=2, help="runs of each setting (default: %(default)s)")
+    add("--rounds", type=positive, default=2, help="runs of each setting (default: %(default)s)")
     add(
         "--against",
         action="append",
@@ -87,7 +88,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--policies",
-        type=_policies,
+        type=names_among(POLICIES),
         default=(),
         metavar="fused,vllm",
         help=f"compare these in the same processes: {', '.join(POLICIES)}; --micro-batches is for "
@@ -105,15 +106,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="15,17,17,15",
         help="of each stage, in place of --stages (default: by what they cost)",
     )
-    add("--micro-batches", type=_positive, metavar="M")
-    add("--block-tokens", type=_positive, metavar="N", help="tokens of KV in a block")
+    add("--micro-batches", type=positive, metavar="M")
+    add("--block-tokens", type=positive, metavar="N", help="tokens of KV in a block")
     add("--kv-dtype", choices=["bfloat16", "float16", "float32", "fp8_e4m3"])
     add("--memory-limit", type=_quantity, metavar="BYTES", help="most of each GPU, e.g. 24564Mi")
     add("--memory-fraction", type=float, metavar="SHARE", help="of that for weights and KV")
     add("--device-kv", type=_quantity, metavar="BYTES", help="device tier of each stage, e.g. 64Mi")
     add("--host", type=_quantity, metavar="BYTES", help="host tier of all stages together")
-    add("--max-num-requests", type=_positive, metavar="N", help="in flight at a time")
-    add("--max-batched-tokens", type=_positive, metavar="N", help="of one step")
+    add("--max-num-requests", type=positive, metavar="N", help="in flight at a time")
+    add("--max-batched-tokens", type=positive, metavar="N", help="of one step")
     add("--run-ahead", action=argparse.BooleanOptionalAction, help="schedule past unknown tokens")
 
 
@@ -156,26 +157,12 @@ def bench(options: argparse.Namespace) -> int:
     return 0
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
-    return number
-
-
 def _stages(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(_counts(text)))
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(map(_positive, text.split(",")))
-
-
-def _policies(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(text.split(",")))
-    if unknown := [name for name in names if name not in POLICIES]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r}: choose from {', '.join(POLICIES)}")
-    return names
+    return tuple(map(positive, text.split(",")))
 
 
 def _quantity(text: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipemax_worker.cli.arguments import add_mounts, positive
+from pipemax_worker.cli.arguments import add_mounts, names_among, positive
 from pipemax_worker.cli.detect import add_detection, detect, read_node_profile
 from pipemax_worker.cli.plan_pictures import draw_best_run
 from pipemax_worker.cli.plan_settings import deriver
@@ -98,7 +98,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--job-requests", type=positive, metavar="N", help="of the job (default: those simulated)")
     add(
         "--policies",
-        type=_policies,
+        type=names_among(SYSTEMS),
         default=COMPARED,
         metavar="A,B",
         help=f"to compare, of {','.join(SYSTEMS)} (default: {','.join(COMPARED)})",
@@ -178,13 +178,3 @@ def _say(row: PlanRow) -> None:
         f"{rate:,.0f} output tokens/s",
         flush=True,
     )
-
-
-def _policies(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(text.split(",")))
-    unknown = [name for name in names if name not in SYSTEMS]
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f"{', '.join(unknown)}: unknown; choose from {', '.join(SYSTEMS)}"
-        )
-    return names

@@ -104,7 +104,7 @@ class Parking:
         """Plan. Nothing may be in flight."""
         candidates = [
             ParkingCandidate(state.request_id, tuple(state.block_ids), state.num_computed_tokens)
-            for state in self._unfinished()
+            for state in self._lifecycle.unfinished()
             if state.block_ids
         ]
         block_ids = {block_id for one in candidates for block_id in one.block_ids}
@@ -181,7 +181,7 @@ class Parking:
         """All unfinished requests that have outputs or KV on NVME, in order of arrival."""
         return tuple(
             ParkedRequest(state.request, progress)
-            for state in self._unfinished()
+            for state in self._lifecycle.unfinished()
             if (progress := self._progress(state)).output_token_ids or progress.nvme_slots
         )
 
@@ -190,6 +190,3 @@ class Parking:
             state.progress(), num_computed_tokens=state.num_computed_tokens
         )
         return self._with_slots(progress, self._manager.parked.nvme_slots(state.block_ids))
-
-    def _unfinished(self) -> list[RequestState]:
-        return [state for state in self._lifecycle.states.values() if not state.is_finished]

@@ -172,8 +172,9 @@ class Residency:
             if block_ids:
                 if len(block_ids) == len(victim.on_device):
                     victim.on_device.clear()
-                for block_id in block_ids if victim.on_device else ():
-                    del victim.on_device[block_id]
+                else:
+                    for block_id in block_ids:
+                        del victim.on_device[block_id]
                 victim.packed_slots = None
                 self._refresh(victim)
             chosen += block_ids

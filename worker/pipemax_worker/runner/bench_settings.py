@@ -109,17 +109,22 @@ def build_settings(
     return settings
 
 
+def micro_batches_of(policy: str, num_stages: int, rotating: int | None) -> int | None:
+    """``rotating``: of those with a host tier. One without gets nothing from more micro-batches
+    than stages."""
+    return num_stages if policy in WITHOUT_HOST_TIER else rotating
+
+
 def of_policies(
     options: BenchOptions, config: ModelConfig, num_stages: int
 ) -> dict[str, SessionSettings]:
-    """By policy: what a job that names it gets. One without a host tier gets nothing from more
-    micro-batches than stages: ``micro_batches`` is for those that rotate."""
+    """By policy: what a job that names it gets; ``micro_batches`` is for those that rotate."""
     return {
         policy: build_settings(
             msgspec.structs.replace(options, policy=policy),
             config,
             num_stages,
-            num_stages if policy in WITHOUT_HOST_TIER else options.micro_batches,
+            micro_batches_of(policy, num_stages, options.micro_batches),
         )
         for policy in options.policies
     }

@@ -115,7 +115,6 @@ def progress_as_json(
     """The body of ``/progress``: what the operator's status loop reads. ``preflight``: what the
     checks before the start have found. ``ledger_mark``: the same for workers that share the output,
     where several nodes have to."""
-    statistics = snapshot.statistics
     body = {
         "job": snapshot.job_name,
         "phase": snapshot.phase,
@@ -133,6 +132,22 @@ def progress_as_json(
         "elapsedSeconds": round(snapshot.elapsed_seconds, 3),
         "remainingSeconds": snapshot.remaining_seconds,
         "tokensPerSecond": round(snapshot.tokens_per_second, 3),
+        **_statistics_as_json(snapshot.statistics),
+        "energy": _energy_as_json(snapshot.energy),
+        "jobEnergy": _energy_as_json(snapshot.job_energy),
+        "powerWatts": snapshot.power_watts,
+        "pipelineRestarts": snapshot.num_pipeline_restarts,
+        "output": snapshot.output_place,
+        "warnings": list(snapshot.warnings),
+        "preflight": list(preflight),
+        "ledgerMark": ledger_mark,
+    }
+    return msgspec.json.encode(body)
+
+
+def _statistics_as_json(statistics: EngineStatistics) -> dict[str, object]:
+    """What the engine says, by the page's fields."""
+    return {
         "tokens": {
             "prompt": statistics.num_prompt_tokens,
             "generated": statistics.num_generated_tokens,
@@ -161,13 +176,4 @@ def progress_as_json(
             }
             for stage in statistics.stages
         ],
-        "energy": _energy_as_json(snapshot.energy),
-        "jobEnergy": _energy_as_json(snapshot.job_energy),
-        "powerWatts": snapshot.power_watts,
-        "pipelineRestarts": snapshot.num_pipeline_restarts,
-        "output": snapshot.output_place,
-        "warnings": list(snapshot.warnings),
-        "preflight": list(preflight),
-        "ledgerMark": ledger_mark,
     }
-    return msgspec.json.encode(body)

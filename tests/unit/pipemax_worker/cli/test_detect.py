@@ -2,24 +2,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from kit.plan_jobs import SHAPES, plan_job
 from pipemax_worker.cli import detect
 from pipemax_worker.cli.main import main
 from pipemax_worker.errors import StageDiedError
 from pipemax_worker.performance.node_profile import parse_node_profile
 from pipemax_worker.planner.detection.cpu import CpuSpeeds
 from pipemax_worker.runner.bench_floor import CopySpeeds
-
-SHAPES = Path(__file__).parents[4] / "tools" / "shapes"
-JOB = """\
-apiVersion: pipemax.dev/v1alpha1
-kind: InferenceJob
-metadata: {{name: planned}}
-spec:
-  model: {{uri: {model}}}
-  input: {{uri: prompts.jsonl}}
-  output: {{uri: out/}}
-  parallelism: {{stagesPerNode: {stages}}}
-"""
 
 
 @pytest.fixture
@@ -31,7 +20,7 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write_job(folder: Path, stages: int) -> Path:
     path = folder / "job.yaml"
-    path.write_text(JOB.format(model=SHAPES / "Qwen2.5-7B", stages=stages))
+    path.write_text(plan_job(SHAPES / "Qwen2.5-7B", f"parallelism: {{stagesPerNode: {stages}}}"))
     return path
 
 

@@ -2,26 +2,16 @@ import json
 from pathlib import Path
 
 import pytest
+from kit.plan_jobs import SHAPES, plan_job
 from pipemax_worker.cli.main import main
 
-SHAPES = Path(__file__).parents[4] / "tools" / "shapes"
-
-JOB = """\
-apiVersion: pipemax.dev/v1alpha1
-kind: InferenceJob
-metadata: {{name: planned}}
-spec:
-  model: {{uri: {model}}}
-  input: {{uri: prompts.jsonl}}
-  output: {{uri: out/}}
-  kvCache: {{host: 8Gi}}
-"""
+FURTHER = "kvCache: {host: 8Gi}"
 
 
 @pytest.fixture
 def job_file(tmp_path: Path) -> Path:
     path = tmp_path / "job.yaml"
-    path.write_text(JOB.format(model=SHAPES / "Qwen2.5-32B"))
+    path.write_text(plan_job(SHAPES / "Qwen2.5-32B", FURTHER))
     return path
 
 
@@ -72,7 +62,7 @@ def test_a_model_from_elsewhere_is_known_by_its_config(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "job.yaml"
-    path.write_text(JOB.format(model="hostPath:///models/nowhere"))
+    path.write_text(plan_job("hostPath:///models/nowhere", FURTHER))
     options = ["--hardware", "8x5090", "--requests", "8", "--policies", "vllm"]
     assert main(["plan", str(path), *options]) != 0
     model = ["--model-config", str(SHAPES / "Qwen2.5-32B")]
