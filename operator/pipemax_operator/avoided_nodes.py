@@ -1,32 +1,27 @@
-"""Nodes that a job's pods keep away from, because a GPU of theirs has failed. Pure.
+"""How a job's pods keep away from nodes with a lost GPU, and what is said about it. Pure.
 
 A Job's pod template cannot be changed once pods run. So each pod that uses GPUs is born with a
-scheduling gate; it is let go with the nodes to avoid in its affinity (decision 0009). What was
-learned is kept in the status: pods that told of it may be gone.
+scheduling gate; it is let go with the nodes to avoid in its affinity (decision 0009). Which nodes
+those are is ``gpu_losses``' to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipemax_operator import names
 from pipemax_operator.conditions import Condition
-from pipemax_operator.exit_codes import GPU_LOST
+from pipemax_operator.gpu_losses import AvoidedNode, NodeReview
 from pipemax_operator.observed import Observed, ObservedPod
 
 CONDITION = "GpuLost"
-MAX_AVOIDED = 32
-_MAX_MESSAGE_LENGTH = 1024
+USED_AGAIN = "NodeUsedAgain"
+"""Reason of the condition once no node is avoided any more, and of the event about each node."""
 
-
-@dataclass(frozen=True)
-class AvoidedNode:
-    """``message``: the worker's own words, with the GPU's UUID."""
-
-    name: str
-    message: str
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+_NODE_NAME = "metadata.name"
 
 
 @dataclass(frozen=True)
@@ -37,36 +32,31 @@ class PodRelease:
     patch: dict[str, Any]
 
 
-def find_avoided(observed: Observed) -> tuple[AvoidedNode, ...]:
-    """Those that are known, then those that a pod's end tells of; each node once."""
-    known = [
-        AvoidedNode(one["node"], one["message"]) for one in observed.status.get("avoidedNodes", ())
-    ]
-    told = [
-        AvoidedNode(pod.node, pod.termination.message[:_MAX_MESSAGE_LENGTH])
-        for pod in observed.pods
-        if pod.node and pod.termination is not None and pod.termination.exit_code == GPU_LOST
-    ]
-    by_name: dict[str, AvoidedNode] = {}
-    for one in (*known, *told):
-        by_name.setdefault(one.name, one)
-    return tuple(by_name.values())[:MAX_AVOIDED]
-
-
-def avoided_as_status(avoided: Sequence[AvoidedNode]) -> list[dict[str, str]]:
-    """``status.avoidedNodes``."""
-    return [{"node": one.name, "message": one.message} for one in avoided]
-
-
-def derive_condition(avoided: Sequence[AvoidedNode]) -> Condition | None:
-    """True from the first lost GPU on; None while there is none."""
-    if not avoided:
-        return None
-    return Condition(CONDITION, True, CONDITION, f"{describe(avoided)}; pods go to other nodes")
+def derive_condition(review: NodeReview, status: Mapping[str, Any]) -> Condition | None:
+    """True while a node is avoided, False once none is any more; None where none ever was."""
+    if review.avoided:
+        text = f"{describe(review.avoided)}; pods go to other nodes"
+        return Condition(CONDITION, True, CONDITION, text)
+    if any(one["type"] == CONDITION for one in status.get("conditions", ())):
+        return Condition(CONDITION, False, USED_AGAIN, "no node is avoided any more")
+    return None
 
 
 def describe(avoided: Sequence[AvoidedNode]) -> str:
-    return "; ".join(f"node {one.name} is avoided: {one.message}" for one in avoided)
+    return "; ".join(f"node {one.name} is avoided{_until(one)}: {one.message}" for one in avoided)
+
+
+def _until(avoided: AvoidedNode) -> str:
+    if not avoided.stays:
+        return ""
+    return f" until it is taken from status.avoidedNodes (GPUs lost {avoided.num_losses} times)"
+
+
+def describe_repairs(review: NodeReview) -> Iterator[str]:
+    """A sentence for each node that is used again."""
+    for one in review.repaired:
+        was = f"lost GPUs so far: {one.node.num_losses}; the last: {one.node.message}"
+        yield f"node {one.node.name} is used again: {one.reason} ({was})"
 
 
 def build_releases(observed: Observed, avoided: Sequence[AvoidedNode]) -> tuple[PodRelease, ...]:
@@ -76,6 +66,30 @@ def build_releases(observed: Observed, avoided: Sequence[AvoidedNode]) -> tuple[
         for pod in observed.pods
         if names.PLACEMENT_GATE in pod.gates and not pod.is_terminating
     )
+
+
+def find_outdated(
+    observed: Observed, avoided: Sequence[AvoidedNode]
+) -> tuple[tuple[ObservedPod, str], ...]:
+    """Pods that find no node while they keep away from one that is used again, each with a reason
+    to end it: what a pod keeps away from cannot be changed after its gate was opened, and a new pod
+    knows better."""
+    names_now = {one.name for one in avoided}
+    found = (
+        (pod, sorted(_nodes_kept_away_from(pod.affinity) - names_now))
+        for pod in observed.pods
+        if _finds_no_node(pod)
+    )
+    return tuple(
+        (pod, f"it keeps away from node {', '.join(nodes)}, which is used again")
+        for pod, nodes in found
+        if nodes
+    )
+
+
+def _finds_no_node(pod: ObservedPod) -> bool:
+    is_told = pod.waiting is not None and pod.waiting[0] == "Unschedulable"
+    return is_told and pod.phase == "Pending" and not pod.node and not pod.is_terminating
 
 
 def _build_patch(pod: ObservedPod, avoided: Sequence[AvoidedNode]) -> dict[str, Any]:
@@ -88,12 +102,24 @@ def _build_patch(pod: ObservedPod, avoided: Sequence[AvoidedNode]) -> dict[str, 
 def _avoid(affinity: Mapping[str, Any], nodes: Sequence[str]) -> dict[str, Any]:
     """Terms are alternatives, so each of them gets the nodes. The API server allows no more than
     that: requirements may be added to the terms of a gated pod, and nothing taken away."""
-    fields = [
-        {"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in sorted(nodes)
-    ]
-    node_affinity = affinity.get("nodeAffinity") or {}
-    kind = "requiredDuringSchedulingIgnoredDuringExecution"
-    terms = (node_affinity.get(kind) or {}).get("nodeSelectorTerms") or [{}]
+    fields = [{"key": _NODE_NAME, "operator": "NotIn", "values": [node]} for node in sorted(nodes)]
+    terms = _terms(affinity) or [{}]
     terms = [{**term, "matchFields": [*term.get("matchFields", ()), *fields]} for term in terms]
-    required = {kind: {"nodeSelectorTerms": terms}}
-    return {**affinity, "nodeAffinity": {**node_affinity, **required}}
+    required = {_REQUIRED: {"nodeSelectorTerms": terms}}
+    return {**affinity, "nodeAffinity": {**(affinity.get("nodeAffinity") or {}), **required}}
+
+
+def _nodes_kept_away_from(affinity: Mapping[str, Any]) -> set[str]:
+    return {
+        node
+        for term in _terms(affinity)
+        for field in term.get("matchFields", ())
+        if (field["key"], field["operator"]) == (_NODE_NAME, "NotIn")
+        for node in field["values"]
+    }
+
+
+def _terms(affinity: Mapping[str, Any]) -> list[dict[str, Any]]:
+    required = (affinity.get("nodeAffinity") or {}).get(_REQUIRED) or {}
+    terms: list[dict[str, Any]] = required.get("nodeSelectorTerms") or []
+    return terms

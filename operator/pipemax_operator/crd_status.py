@@ -101,11 +101,27 @@ _SHARDS = _object(
 _AVOIDED_NODES: Schema = {
     "type": "array",
     "maxItems": 32,
-    "description": "Nodes that later pods of this job keep away from: a GPU of theirs is lost.",
+    "description": "Nodes that later pods of this job keep away from: a GPU of theirs is lost. "
+    "An entry may be taken away by hand.",
     "items": _object(
         "A node.",
         node=_string("Its name.", maxLength=253),
         message=_string("What the worker said, with the GPU's UUID.", maxLength=4096),
+        bootID=_string("Boot of the node since then; another one is a repair.", maxLength=256),
+        gpus=_integer("Most GPUs that the node has had since."),
+        fewestGpus=_integer("Least that it has offered since; all of them again are a repair."),
+    ),
+}
+
+_GPU_LOSSES: Schema = {
+    "type": "array",
+    "maxItems": 64,
+    "description": "How often a GPU was lost on a node, whether or not it is used again.",
+    "items": _object(
+        "A node.",
+        node=_string("Its name.", maxLength=253),
+        count=_integer("Lost GPUs; from the third on the node stays avoided."),
+        lastTime=_time("When the last pod that told of it ended."),
     ),
 }
 
@@ -129,4 +145,5 @@ STATUS_SCHEMA: Schema = _object(
     energy=_ENERGY,
     shards=_SHARDS,
     avoidedNodes=_AVOIDED_NODES,
+    gpuLosses=_GPU_LOSSES,
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipemax_worker.job import InferenceJob
 
+from pipemax_operator import pod_end
 from pipemax_operator.conditions import format_time
 from pipemax_operator.observed import Observed, ObservedNode, ObservedPod
 
@@ -101,21 +102,8 @@ def is_widespread(nodes: Sequence[ObservedNode] | None) -> bool:
 
 
 def build_end(lost: LostPod, now: datetime) -> dict[str, Any]:
-    """The status that says for a lost kubelet that its pod has ended, as the pod garbage collector
-    does for nodes that are deleted: only then the Job controller makes another pod, and by
-    DisruptionTarget it counts no failure. The resource version: not if anybody else has spoken."""
-    disruption = {
-        "type": "DisruptionTarget",
-        "status": "True",
-        "reason": "NodeLost",
-        "message": lost.reason,
-        "lastTransitionTime": format_time(now),
-    }
-    status = {"phase": "Failed", "reason": "NodeLost", "message": lost.reason}
-    return {
-        "metadata": {"uid": lost.pod.uid, "resourceVersion": lost.pod.resource_version},
-        "status": {**status, "conditions": [disruption]},
-    }
+    """The status that says for a lost kubelet that its pod has ended."""
+    return pod_end.build_end(lost.pod, "NodeLost", lost.reason, now)
 
 
 def _told_by_pod(pod: ObservedPod) -> datetime | None:

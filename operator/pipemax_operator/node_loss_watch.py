@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -39,10 +39,12 @@ class NodeLossWatch:
         self._monotonic = monotonic
 
     async def read_nodes(
-        self, pods: Collection[Document], now: datetime
+        self, pods: Collection[Document], now: datetime, status: Mapping[str, Any] | None = None
     ) -> tuple[ObservedNode, ...] | None:
-        """The nodes, if one of the pods gives reason to look at them."""
-        if not any(is_suspect(parse_pod(pod), now) for pod in pods):
+        """The nodes, if one of the pods gives reason to look at them, or the job's status: one that
+        is avoided may be well again."""
+        is_avoiding = bool((status or {}).get("avoidedNodes"))
+        if not is_avoiding and not any(is_suspect(parse_pod(pod), now) for pod in pods):
             return None
         found = await self._nodes.read()
         return None if found is None else tuple(map(parse_node, found))

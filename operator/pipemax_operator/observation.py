@@ -10,6 +10,7 @@ from pipemax_operator.conditions import parse_time
 from pipemax_operator.kueue import QUEUE_LABEL, parse_workload
 from pipemax_operator.manifests.batch_job import DIGEST_ANNOTATION
 from pipemax_operator.observed import (
+    DEFAULT_GPU_RESOURCE,
     JobCondition,
     Observed,
     ObservedJob,
@@ -50,6 +51,7 @@ def observe(
             events or {},
         ),
         progress=tuple(parse_progress(name, body) for name, body in sorted(progress.items())),
+        gpu_resource=_gpu_resource(inference_job),
     )
 
 
@@ -120,12 +122,28 @@ def parse_pod(document: Document) -> ObservedPod:
 
 def parse_node(document: Document) -> ObservedNode:
     """A node that has never said anything is not ready."""
-    ready = _condition(document.get("status") or {}, "Ready")
+    status = document.get("status") or {}
+    ready = _condition(status, "Ready")
     return ObservedNode(
         name=document["metadata"]["name"],
         is_ready=ready is not None and ready["status"] == "True",
         since=_transition_time(ready),
+        boot_id=(status.get("nodeInfo") or {}).get("bootID", ""),
+        capacity=_extended_resources(status.get("capacity")),
+        allocatable=_extended_resources(status.get("allocatable")),
     )
+
+
+def _extended_resources(amounts: Mapping[str, str] | None) -> dict[str, int]:
+    """Those with a domain, which come in whole numbers: GPUs and the like."""
+    given = (amounts or {}).items()
+    return {name: int(amount) for name, amount in given if "/" in name and amount.isdigit()}
+
+
+def _gpu_resource(inference_job: Document) -> str:
+    scheduling = (inference_job.get("spec") or {}).get("scheduling") or {}
+    name: str = scheduling.get("gpuResourceName", DEFAULT_GPU_RESOURCE)
+    return name
 
 
 def _has_condition(status: Document, kind: str) -> bool:

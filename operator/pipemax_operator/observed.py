@@ -10,6 +10,8 @@ from typing import Any
 from pipemax_operator.energy import EnergyUsed
 from pipemax_operator.progress import WorkerProgress as WorkerProgress
 
+DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
+
 
 @dataclass(frozen=True)
 class JobCondition:
@@ -101,11 +103,15 @@ class ObservedPod:
 
 @dataclass(frozen=True)
 class ObservedNode:
-    """A node of the cluster. ``since``: when it became ready, or ceased to be."""
+    """A node of the cluster. ``since``: when it became ready, or ceased to be; ``boot_id``: another
+    one after each start of the machine; the numbers are of extended resources, such as GPUs."""
 
     name: str
     is_ready: bool
     since: datetime | None = None
+    boot_id: str = ""
+    capacity: Mapping[str, int] = field(default_factory=dict)
+    allocatable: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ class Observed:
     ``status``: what its status says now. ``is_deleting``: it has a deletion timestamp.
     ``nodes``: None if the operator may not see them, or has no reason to look.
     ``watched_seconds``: pod's UID -> for how long this operator has seen it lost.
+    ``gpu_resource``: what stands for one GPU of a node.
     """
 
     generation: int
@@ -128,3 +135,4 @@ class Observed:
     nodes: tuple[ObservedNode, ...] | None = None
     watched_seconds: Mapping[str, float] = field(default_factory=dict)
     progress: tuple[WorkerProgress, ...] = ()
+    gpu_resource: str = DEFAULT_GPU_RESOURCE

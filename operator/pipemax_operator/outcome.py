@@ -11,7 +11,7 @@ from pipemax_worker.job import InferenceJob
 
 from pipemax_operator import kueue
 from pipemax_operator.avoided_nodes import describe as describe_avoided
-from pipemax_operator.avoided_nodes import find_avoided
+from pipemax_operator.gpu_losses import find_avoided
 from pipemax_operator.node_loss import LostPod, find_lost_pods
 from pipemax_operator.node_loss_condition import NODE_LOST, describe, was_replaced
 from pipemax_operator.observed import Observed, ObservedPod

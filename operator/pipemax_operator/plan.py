@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,35 +9,22 @@ from typing import Any
 from pipemax_worker.job import InferenceJob
 
 from pipemax_operator import kueue, preflight_condition
-from pipemax_operator.avoided_nodes import PodRelease, build_releases, find_avoided
+from pipemax_operator.avoided_nodes import PodRelease, build_releases, find_outdated
 from pipemax_operator.avoided_nodes import derive_condition as gpu_condition
-from pipemax_operator.conditions import (
-    COMPLETE,
-    FAILED,
-    Condition,
-    final_condition,
-    parse_time,
-)
+from pipemax_operator.conditions import COMPLETE, FAILED, final_condition, parse_time
+from pipemax_operator.gpu_losses import review_nodes
 from pipemax_operator.manifests.batch_job import build_batch_job
 from pipemax_operator.manifests.config_map import build_config_map
 from pipemax_operator.manifests.metadata import Owner
 from pipemax_operator.node_loss import LostPod, find_lost_pods, find_replaceable
-from pipemax_operator.node_loss_condition import NODE_LOST, derive_condition, find_condition
-from pipemax_operator.observed import Observed
+from pipemax_operator.node_loss_condition import derive_condition
+from pipemax_operator.observed import Observed, ObservedPod
 from pipemax_operator.outcome import Outcome, derive_outcome
 from pipemax_operator.settings import OperatorSettings
 from pipemax_operator.status import build_status
+from pipemax_operator.told_events import Event, derive_events
 
 _POLLS_IN_QUEUE = 3
-
-
-@dataclass(frozen=True)
-class Event:
-    """One that a person wants to see."""
-
-    reason: str
-    message: str
-    is_warning: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,6 +35,7 @@ class Plan:
     child_changes    fields of the child Job's spec that are to be others; None takes one away.
     workload_changes a merge patch for Kueue's Workload of the child Job.
     replace          lost pods that are given up, so that others take their places.
+    renew            pods without a node, and why others are to take their places.
     release          gated pods that may be scheduled now.
     delete_child     stop the pods, keep the InferenceJob and all records.
     delete_self      the InferenceJob's time after its end is over.
@@ -60,6 +47,7 @@ class Plan:
     child_changes: dict[str, Any] = field(default_factory=dict)
     workload_changes: dict[str, Any] = field(default_factory=dict)
     replace: tuple[LostPod, ...] = ()
+    renew: tuple[tuple[ObservedPod, str], ...] = ()
     release: tuple[PodRelease, ...] = ()
     delete_child: bool = False
     delete_self: bool = False
@@ -85,9 +73,10 @@ def plan(
     lost = find_lost_pods(observed, now)
     replaced = () if outcome.is_final else find_replaceable(job, observed, lost, now)
     said = derive_condition(job, observed, lost, replaced, outcome.is_final)
-    avoided = find_avoided(observed)
-    machine = (preflight_condition.derive_condition(observed), gpu_condition(avoided))
-    further = [one for one in (said, *machine) if one is not None]
+    review = review_nodes(observed)
+    preflight = preflight_condition.derive_condition(observed)
+    conditions = (said, preflight, gpu_condition(review, observed.status))
+    further = [one for one in conditions if one is not None]
     status = build_status(observed, outcome, now, further)
     return Plan(
         apply=_children(job, observed, owner, settings),
@@ -96,13 +85,9 @@ def plan(
         delete_child=outcome.phase == "Failed" and outcome.is_stuck,
         status=status if status != observed.status else None,
         replace=replaced,
-        release=() if outcome.is_final else build_releases(observed, avoided),
-        events=(
-            *_events(observed, outcome),
-            *_readmission_events(job, observed, outcome),
-            *_node_loss_events(observed, said),
-            *_machine_events(observed, machine),
-        ),
+        renew=() if outcome.is_final else find_outdated(observed, review.avoided),
+        release=() if outcome.is_final else build_releases(observed, review.avoided),
+        events=tuple(derive_events(job, observed, outcome, said, preflight, review)),
         requeue_seconds=_requeue_seconds(outcome, settings),
     )
 
@@ -149,48 +134,6 @@ def _after_the_end(
     if left.total_seconds() <= 0:
         return Plan(delete_self=True)
     return Plan(requeue_seconds=left.total_seconds())
-
-
-def _events(observed: Observed, outcome: Outcome) -> tuple[Event, ...]:
-    """One for each change that the status will show; none for the same thing again."""
-    before = {c["type"]: c for c in observed.status.get("conditions", ())}
-    told = {(c["reason"], c["status"]) for c in before.values()}
-    if observed.status.get("phase") == outcome.phase and any(
-        reason == outcome.reason for reason, _ in told
-    ):
-        return ()
-    if outcome.reason == NODE_LOST:
-        return ()  # its own condition's event says more
-    is_warning = outcome.phase in ("Failed", "CompletedWithErrors") or outcome.is_stuck
-    return (Event(outcome.reason, outcome.message, is_warning),)
-
-
-def _readmission_events(job: InferenceJob, observed: Observed, outcome: Outcome) -> Iterator[Event]:
-    """Told with the change of the child Job, thus once."""
-    child = observed.job
-    if child is None or outcome.is_final:
-        return
-    if (told := kueue.describe_readmission(job, child)) is not None:
-        yield Event(kueue.READMISSION, told)
-
-
-def _node_loss_events(observed: Observed, said: Condition | None) -> tuple[Event, ...]:
-    """One for each change of what is said about lost nodes."""
-    before = find_condition(observed.status)
-    if said is None or (before and (before["reason"], before["message"]) == said[2:]):
-        return ()
-    return (Event(NODE_LOST if said.status else said.reason, said.message, said.status),)
-
-
-def _machine_events(observed: Observed, said: Iterable[Condition | None]) -> Iterator[Event]:
-    """One for each change of what is said about machines, if it is bad."""
-    before = {c["type"]: c for c in observed.status.get("conditions", ())}
-    for one in said:
-        if one is None or one.reason == preflight_condition.PASSED:
-            continue
-        known = before.get(one.type)
-        if known is None or (known["reason"], known["message"]) != (one.reason, one.message):
-            yield Event(one.reason, one.message, is_warning=True)
 
 
 def _requeue_seconds(outcome: Outcome, settings: OperatorSettings) -> float | None:

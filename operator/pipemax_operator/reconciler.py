@@ -13,7 +13,8 @@ from typing import Any
 from pipemax_worker.job import InferenceJob
 from pydantic import ValidationError
 
-from pipemax_operator import names
+from pipemax_operator import names, pod_end
+from pipemax_operator.avoided_nodes import USED_AGAIN
 from pipemax_operator.cluster import Cluster, ConflictError, ForbiddenError, gather_progress
 from pipemax_operator.conditions import format_time
 from pipemax_operator.folder_notes import FolderNotes, NoFolderNotes
@@ -23,10 +24,11 @@ from pipemax_operator.node_loss import build_end
 from pipemax_operator.node_loss_watch import MAX_GAP_SECONDS, NodeLossWatch
 from pipemax_operator.observation import find_deadline, observe, parse_batch_job, parse_pod
 from pipemax_operator.observed import ObservedNode
-from pipemax_operator.plan import Event, Plan, plan
+from pipemax_operator.plan import Plan, plan
 from pipemax_operator.pod_events import MAX_PODS, is_silent
 from pipemax_operator.refusal import build_refused_status
 from pipemax_operator.settings import OperatorSettings
+from pipemax_operator.told_events import Event
 
 Document = dict[str, Any]
 
@@ -73,7 +75,7 @@ class Reconciler:
             self._node_loss.forget((namespace, name))
             return None
         pods = await self._cluster.list_pods(namespace, name)
-        nodes = await self._node_loss.read_nodes(pods, self._now())
+        nodes = await self._node_loss.read_nodes(pods, self._now(), document.get("status"))
         progress = await self._read_progress(namespace, name)
         events = await self._read_events(namespace, pods)
         await self._folders.note(document, pods)
@@ -161,6 +163,9 @@ class Reconciler:
         for lost in made.replace:
             end = build_end(lost, self._now())
             await self._cluster.end_pod(namespace, lost.pod.name, end)
+        for pod, why in made.renew:
+            end = pod_end.build_end(pod, USED_AGAIN, why, self._now())
+            await self._cluster.end_pod(namespace, pod.name, end)
         for released in made.release:
             await self._cluster.change_pod(namespace, released.pod, released.patch)
         if made.delete_child:
@@ -185,7 +190,11 @@ class Reconciler:
         await self._post(event, document)
 
     async def _post(self, event: Event, document: Document) -> None:
-        """A status does not wait for an event that may not be posted."""
+        """A status does not wait for an event that may not be posted. Events go after an hour, so
+        each of them is a line of the log, too."""
+        metadata = document["metadata"]
+        where = (metadata["namespace"], metadata["name"])
+        logger.info("%s/%s: %s: %s", *where, event.reason, event.message)
         try:
             await self._cluster.post_event(build_event(event, document, self._now()))
         except ForbiddenError as error:

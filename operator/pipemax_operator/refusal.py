@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from pipemax_operator.conditions import PROGRESSING, Condition, merge_conditions
-from pipemax_operator.plan import Event
+from pipemax_operator.told_events import Event
 
 REASON = "Forbidden"
 

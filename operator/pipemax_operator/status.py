@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from pipemax_operator import conditions
-from pipemax_operator.avoided_nodes import avoided_as_status, find_avoided
 from pipemax_operator.conditions import Condition, format_time
 from pipemax_operator.energy import energy_as_status
+from pipemax_operator.gpu_losses import avoided_as_status, losses_as_status, review_nodes
 from pipemax_operator.observed import Observed, ObservedPod, WorkerProgress
 from pipemax_operator.outcome import Outcome
 from pipemax_operator.progress import final_progress, running_progress, without_rate
@@ -52,8 +52,11 @@ def build_status(
         status["progress"] = progress
     if energy := _energy(observed, outcome, has_moved=progress != before.get("progress")):
         status["energy"] = energy
-    if avoided := find_avoided(observed):
-        status["avoidedNodes"] = avoided_as_status(avoided)
+    review = review_nodes(observed)
+    if review.avoided:
+        status["avoidedNodes"] = avoided_as_status(review.avoided)
+    if review.losses:
+        status["gpuLosses"] = losses_as_status(review.losses)
     if swap := _swap(observed.progress) or before.get("swap"):
         status["swap"] = swap
     return status

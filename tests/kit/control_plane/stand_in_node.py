@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import uuid
 from datetime import UTC, datetime
 from typing import Any
 
@@ -44,6 +45,7 @@ class StandInNode:
         }
         status = {"capacity": amounts, "allocatable": amounts}
         self._patch("node", self.name, None, {"status": status})
+        self.boot()
         self.come_back()
         self._beat.start()
         taint = "node.kubernetes.io/not-ready-"
@@ -58,6 +60,11 @@ class StandInNode:
         self._is_away = False
         self._say_ready()
         self.renew()
+
+    def boot(self) -> None:
+        """The machine is started (again): the kubelet tells of another boot."""
+        info = {"bootID": str(uuid.uuid4())}
+        self._patch("node", self.name, None, {"status": {"nodeInfo": info}})
 
     def _say_ready(self) -> None:
         condition = {

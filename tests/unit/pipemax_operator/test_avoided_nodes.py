@@ -6,14 +6,9 @@ from typing import Any
 
 from kit.inference_jobs import NOW, make_document, make_job, observe
 from pipemax_operator import names
-from pipemax_operator.avoided_nodes import (
-    MAX_AVOIDED,
-    AvoidedNode,
-    build_releases,
-    derive_condition,
-    find_avoided,
-)
+from pipemax_operator.avoided_nodes import build_releases, derive_condition
 from pipemax_operator.exit_codes import GPU_LOST
+from pipemax_operator.gpu_losses import MAX_AVOIDED, AvoidedNode, NodeReview, find_avoided
 from pipemax_operator.manifests.batch_job import build_batch_job
 from pipemax_operator.manifests.metadata import Owner
 from pipemax_operator.observed import Observed, ObservedJob, ObservedPod, Termination
@@ -73,7 +68,7 @@ def test_the_condition_names_node_and_gpu_and_is_told_once() -> None:
     assert [e.reason for e in first.events if e.is_warning].count("GpuLost") >= 1
     again = made(observe(CHILD, ended("node-1"), status=first.status))
     assert "GpuLost" not in [event.reason for event in again.events]
-    assert derive_condition(()) is None
+    assert derive_condition(NodeReview(), {}) is None
 
 
 def test_a_gated_pod_is_let_go_as_it_is_where_nothing_is_to_be_avoided() -> None:

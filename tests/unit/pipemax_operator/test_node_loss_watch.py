@@ -96,6 +96,11 @@ def test_nodes_are_read_for_a_reason_and_for_all_jobs_together() -> None:
         clock.seconds += MAX_NODE_AGE_SECONDS + 1
         await watch.read_nodes([ENDING], NOW)
         assert nodes.num_reads == 2
+        clock.seconds += MAX_NODE_AGE_SECONDS + 1
+        avoiding = {"avoidedNodes": [{"node": "node-1", "message": ""}]}
+        assert await watch.read_nodes([pod()], NOW, avoiding) is not None
+        assert nodes.num_reads == 3
+        assert await watch.read_nodes([pod()], NOW, {"avoidedNodes": []}) is None
 
     asyncio.run(scene())
 
