@@ -14,6 +14,7 @@ from pipemax_worker.cli.arguments import positive
 from pipemax_worker.errors import InputNotFoundError, OutputError
 from pipemax_worker.performance.node_profile import NodeProfile, parse_node_profile
 from pipemax_worker.pipeline.cores import available_cores
+from pipemax_worker.pipeline.gpus import gpu_uuids
 from pipemax_worker.planner.detection.cpu import measure_cpu
 from pipemax_worker.planner.detection.gpus import GpuSpeeds, list_gpus
 from pipemax_worker.planner.detection.profile import (
@@ -75,7 +76,7 @@ def detect_node(
 
     Raises PreflightError (GPUs of two kinds, no measurement) and StageDiedError (no torch).
     """
-    gpus = list_gpus()
+    gpus = list_gpus(visible=gpu_uuids())
     memory, disk = measure_memory(), _measure_disk(disk_folder, say)
     if not gpus:
         num_stages = num_stages or min(_MOST_STAGES, available_cores())

@@ -13,7 +13,7 @@ from pipemax_worker.runner.bench_floor import CopySpeeds
 
 @pytest.fixture
 def processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detect, "list_gpus", lambda: ())
+    monkeypatch.setattr(detect, "list_gpus", lambda visible: ())
     speeds = CpuSpeeds(2, 5e10, 1e10, 4e9)
     monkeypatch.setattr(detect, "measure_cpu", lambda _: speeds)
 

@@ -11,7 +11,7 @@ from pipemax_worker.performance.node_profile import hardware_names
 from pipemax_worker.preflight.nvidia_smi import ask_nvidia_smi
 
 _MEBIBYTE = 1 << 20
-_FIELDS = "name,memory.total,power.limit"
+_FIELDS = "uuid,name,memory.total,power.limit"
 
 
 class ListedGpu(msgspec.Struct, frozen=True):
@@ -40,11 +40,15 @@ class GpuSpeeds(msgspec.Struct, frozen=True):
 
 def list_gpus(
     ask: Callable[[Sequence[str]], str | None] = ask_nvidia_smi,
+    visible: Sequence[str] | None = None,
 ) -> tuple[ListedGpu, ...]:
-    """Empty without ``nvidia-smi`` or without GPUs. Raises PreflightError for GPUs of two kinds,
-    over which a model would have to be cut unevenly."""
+    """Those of the UUIDs ``visible``, in its order, since ``nvidia-smi`` knows nothing of
+    ``CUDA_VISIBLE_DEVICES``; None: all. Empty without ``nvidia-smi`` or without GPUs. Raises
+    PreflightError for GPUs of two kinds, over which a model would have to be cut unevenly."""
     said = ask((f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits")) or ""
-    gpus = tuple(gpu for line in said.splitlines() if (gpu := _parse(line)) is not None)
+    listed = dict(row for line in said.splitlines() if (row := _parse(line)) is not None)
+    wanted = listed if visible is None else visible
+    gpus = tuple(listed[uuid] for uuid in wanted if uuid in listed)
     names = sorted({gpu.name for gpu in gpus})
     if len(names) > 1:
         raise PreflightError(
@@ -54,15 +58,16 @@ def list_gpus(
     return gpus
 
 
-def _parse(line: str) -> ListedGpu | None:
+def _parse(line: str) -> tuple[str, ListedGpu] | None:
+    """The GPU behind its UUID."""
     words = [word.strip() for word in line.split(",")]
-    if len(words) != 3 or not words[1].isdigit():
+    if len(words) != 4 or not words[2].isdigit():
         return None
     try:
-        power_watts: float | None = float(words[2])
+        power_watts: float | None = float(words[3])
     except ValueError:
         power_watts = None
-    return ListedGpu(words[0], int(words[1]) * _MEBIBYTE, power_watts)
+    return words[0], ListedGpu(words[1], int(words[2]) * _MEBIBYTE, power_watts)
 
 
 def known_card(name: str) -> str | None:

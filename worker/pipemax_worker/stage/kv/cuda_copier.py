@@ -47,6 +47,9 @@ class CudaCopier:
         return self.finish(self.issue(job, mark))
 
     def issue(self, job: CopyJob, mark: torch.cuda.Event | None) -> IssuedCopy:
+        # This may be a thread of its own, whose GPU is number 0 at first: leaving the block below
+        # would go back there, and make a context of half a GiB on it for every stage.
+        torch.cuda.set_device(self._device)
         start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._stream):

@@ -53,7 +53,9 @@ class HostKVCache:
         """Touch and register all chunks, several at a time."""
         start = reported = time.monotonic()
         num_threads = max(1, min(PIN_THREADS, len(os.sched_getaffinity(0))))
-        with ThreadPoolExecutor(num_threads, "pin") as pool:
+        # A thread's first GPU is number 0: each stage would make a context there, of half a GiB.
+        device = torch.cuda.current_device()
+        with ThreadPoolExecutor(num_threads, "pin", torch.cuda.set_device, (device,)) as pool:
             for chunk in pool.map(_touch_and_register, self._chunks()):
                 self._pinned.append(chunk)
                 if time.monotonic() - reported > PROGRESS_SECONDS:

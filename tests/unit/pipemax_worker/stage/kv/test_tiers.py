@@ -1,5 +1,7 @@
 """The memory tiers: shapes, alignment, and what a typed view shares with its slots."""
 
+import threading
+
 import pytest
 import torch
 from kit.kv_tiers import CPU, make_geometry
@@ -75,6 +77,10 @@ def test_pinned_regions_end_at_slots() -> None:
     assert host.chunk_slots * 4096 == 1 << 30
 
 
+STAGE_DEVICE = 3
+CURRENT = threading.local()
+
+
 class FakeRuntime:
     """Registers what it is given; ``fails_at``: the number of the call that does not."""
 
@@ -83,6 +89,7 @@ class FakeRuntime:
         self._fails_at = fails_at
 
     def cudaHostRegister(self, address: int, num_bytes: int, flags: int) -> int:
+        assert getattr(CURRENT, "device", 0) == STAGE_DEVICE, "a context on a neighbour's GPU"
         if len(self.registered) == self._fails_at:
             return 2
         self.registered[address] = num_bytes
@@ -98,7 +105,14 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_module, "PIN_CHUNK_BYTES", 2 * 4096)
 
 
-@pytest.mark.usefixtures("small_chunks")
+@pytest.fixture
+def a_later_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This thread computes on GPU 3; every other one begins on GPU 0, as CUDA has it."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: STAGE_DEVICE)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: setattr(CURRENT, "device", device))
+
+
+@pytest.mark.usefixtures("small_chunks", "a_later_stage")
 class TestPinning:
     def test_every_slot_is_in_one_chunk(self, monkeypatch: pytest.MonkeyPatch) -> None:
         runtime = FakeRuntime()

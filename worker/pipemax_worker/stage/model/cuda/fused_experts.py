@@ -23,6 +23,10 @@ PAIRS_AT_A_TIME = 1024
 LEAST_BINS = 32
 COLUMNS_ADDED = 1024
 
+STEP_SIZES = ["num_pairs", "num_blocks"]
+"""Triton compiles anew, for a second or two, for a number that is one or divides by 16 and for one
+that does not: in the middle of a job, since these change from step to step."""
+
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _choose(  # type: ignore[no-untyped-def]
@@ -60,7 +64,7 @@ def _choose(  # type: ignore[no-untyped-def]
     tl.store(chosen + target, own_experts, mask=places < num_chosen)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize=STEP_SIZES)  # type: ignore[untyped-decorator, unused-ignore]
 def _sort_into_blocks(  # type: ignore[no-untyped-def]
     sorted_pairs,
     block_experts,
@@ -108,7 +112,7 @@ def _sort_into_blocks(  # type: ignore[no-untyped-def]
             before += tl.sum(is_own, 0)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize=STEP_SIZES)  # type: ignore[untyped-decorator, unused-ignore]
 def _multiply_blocks(  # type: ignore[no-untyped-def]
     out,
     x,
