@@ -8,7 +8,7 @@ from typing import Any
 
 from pipemax_worker.job import InferenceJob
 
-from pipemax_operator import kueue, preflight_condition
+from pipemax_operator import job_policy, kueue, preflight_condition
 from pipemax_operator.avoided_nodes import PodRelease, build_releases, find_outdated
 from pipemax_operator.avoided_nodes import derive_condition as gpu_condition
 from pipemax_operator.conditions import COMPLETE, FAILED, final_condition, parse_time
@@ -69,7 +69,7 @@ def plan(
     if (final := final_condition(observed.status.get("conditions", ()))) is not None:
         return _after_the_end(job, observed, now, final)
     owner = Owner(namespace, observed.uid)
-    outcome = derive_outcome(job, observed, now)
+    outcome = _find_refusal(job, observed, owner, settings) or derive_outcome(job, observed, now)
     lost = find_lost_pods(observed, now)
     replaced = () if outcome.is_final else find_replaceable(job, observed, lost, now)
     said = derive_condition(job, observed, lost, replaced, outcome.is_final)
@@ -79,7 +79,7 @@ def plan(
     further = [one for one in conditions if one is not None]
     status = build_status(observed, outcome, now, further)
     return Plan(
-        apply=_children(job, observed, owner, settings),
+        apply=() if outcome.is_final else _children(job, observed, owner, settings),
         child_changes=_child_changes(job, observed),
         workload_changes=kueue.workload_changes(job, observed.workload),
         delete_child=outcome.phase == "Failed" and outcome.is_stuck,
@@ -90,6 +90,16 @@ def plan(
         events=tuple(derive_events(job, observed, outcome, said, preflight, review)),
         requeue_seconds=_requeue_seconds(outcome, settings),
     )
+
+
+def _find_refusal(
+    job: InferenceJob, observed: Observed, owner: Owner, settings: OperatorSettings
+) -> Outcome | None:
+    """Before there are pods. A job that runs goes on when less is allowed than before."""
+    if observed.job is not None:
+        return None
+    forbidden = job_policy.find_forbidden(job, owner, settings)
+    return None if forbidden is None else Outcome("Failed", job_policy.REASON, forbidden)
 
 
 def _children(

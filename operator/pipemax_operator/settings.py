@@ -29,6 +29,10 @@ class OperatorSettings:
                                          that they begin with. Without a namespace it keeps none:
                                          jobs' folders on nodes' disks are not swept then.
     sweep_queue_name                     Kueue's LocalQueue there that admits sweeps; empty: none.
+    allowed_host_paths                   folders of nodes that jobs may name, and what is in them;
+                                         ``{namespace}`` in one is the job's.
+    allowed_images                       images that jobs may name; a ``*`` at the end: all that
+                                         begin so. The operator's own may always be used.
     """
 
     image: str = "pipemax-worker:0.1.0"
@@ -50,6 +54,8 @@ class OperatorSettings:
     system_namespace: str = ""
     system_name: str = "pipemax"
     sweep_queue_name: str = ""
+    allowed_host_paths: tuple[str, ...] = ("/",)
+    allowed_images: tuple[str, ...] = ("*",)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> OperatorSettings:

@@ -176,6 +176,41 @@ def test_a_node_with_a_lost_gpu_is_avoided(scene: Scene) -> None:
     assert [one["node"] for one in scene.status("lost-gpu")["avoidedNodes"]] == [ill]
     events = scene.plane.kubectl("events", "-n", scene.namespace, "--for", "ij/lost-gpu")
     assert "GpuLost" in events
+    check_use_after_repair(scene, ill, well, third["metadata"]["name"])
+
+
+def check_use_after_repair(scene: Scene, ill: str, well: StandInNode, pod: str) -> None:
+    """The other node is lost, too: a pod finds no node until one of them was started anew, and the
+    one that takes its place goes there."""
+    well.run_pod(scene.namespace, pod)
+    well.end_pod(scene.namespace, pod, GPU_LOST_CODE, json.dumps({"message": LOST_WORDS}))
+
+    def without_node() -> bool:
+        pods = scene.pods("lost-gpu")
+        said = [c for one in pods for c in one["status"].get("conditions", ())]
+        return any(c.get("reason") == "Unschedulable" for c in said)
+
+    def has_seen(node: str) -> bool:
+        listed = scene.status("lost-gpu")["avoidedNodes"]
+        return any(one["node"] == node and one.get("bootID") for one in listed)
+
+    scene.eventually("lost-gpu", lambda: without_node() and has_seen(ill))
+    names_before = [one["metadata"]["name"] for one in scene.pods("lost-gpu")]
+    StandInNode(scene.plane, ill).boot()
+    new = scene.pending_pod("lost-gpu", *names_before)
+    assert new["spec"]["nodeName"] == ill
+    status = scene.status("lost-gpu")
+    assert [one["node"] for one in status["avoidedNodes"]] == [well.name]
+    assert [one["count"] for one in status["gpuLosses"]] == [1, 1]
+    events = scene.plane.kubectl("events", "-n", scene.namespace, "--for", "ij/lost-gpu")
+    assert "NodeUsedAgain" in events
+    assert f"node {ill} is used again: it was started anew" in events
+    # As an administrator does who knows better.
+    kept = json.dumps({"status": {"avoidedNodes": []}})
+    edit = ("patch", "ij", "lost-gpu", "-n", scene.namespace, "--subresource=status")
+    scene.plane.kubectl(*edit, "--type=merge", "-p", kept)
+    assert scene.condition("lost-gpu", GPU_LOST, "NodeUsedAgain")["status"] == "False"
+    assert "avoidedNodes" not in scene.status("lost-gpu")
 
 
 def test_a_failed_preflight_is_a_condition_and_no_end(scene: Scene) -> None:

@@ -95,6 +95,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   "system_namespace" (ternary .Release.Namespace "" .Values.nvmeSweeps.enabled)
   "system_name" (include "pipemax.fullname" .)
   "sweep_queue_name" .Values.nvmeSweeps.queueName
+  "allowed_host_paths" .Values.jobs.allowedHostPaths
+  "allowed_images" .Values.jobs.allowedImages
 }}
 {{- toJson $settings }}
 {{- end }}

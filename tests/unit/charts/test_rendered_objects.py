@@ -182,6 +182,7 @@ def test_values_reach_the_workers() -> None:
             "pollSeconds": 0.5,
         },
         "nvmeSweeps": {"queueName": "chores"},
+        "jobs": {"allowedHostPaths": ["/data/{namespace}"], "allowedImages": []},
     }
     settings = worker_settings(render(values))
     assert settings == OperatorSettings(
@@ -203,6 +204,8 @@ def test_values_reach_the_workers() -> None:
         poll_seconds=0.5,
         system_namespace="pipemax-system",
         sweep_queue_name="chores",
+        allowed_host_paths=("/data/{namespace}",),
+        allowed_images=(),
     )
 
 

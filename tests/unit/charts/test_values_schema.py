@@ -44,6 +44,10 @@ def schema() -> Document:
         ({"monitoring": {"podMonitor": {"interval": "often"}}}, "/monitoring/podMonitor/interval"),
         ({"networkPolicy": {"apiServerPorts": []}}, "/networkPolicy/apiServerPorts"),
         ({"workers": {}}, "'workers'"),
+        ({"jobs": {"allowedHostPaths": ["data"]}}, "/jobs/allowedHostPaths/0"),
+        ({"jobs": {"allowedHostPaths": None, "allowedImages": "*"}}, "/jobs/allowedImages"),
+        ({"jobs": {"allowedImages": ["registry.internal*"]}}, "/jobs/allowedImages/0"),
+        ({"jobs": {"allowedImages": ["a/*/b"]}}, "/jobs/allowedImages/0"),
     ],
 )
 def test_bad_values_are_refused_by_their_field(values: Document, field: str) -> None:

@@ -10,7 +10,9 @@ import pytest
 from pipemax_operator.observation import (
     count_indexes,
     find_deadline,
+    observe,
     parse_batch_job,
+    parse_node,
     parse_pod,
 )
 
@@ -79,3 +81,28 @@ def test_why_a_pod_waits() -> None:
     assert parse_pod(pod({"conditions": [unschedulable]})).waiting == ("Unschedulable", "0/2 nodes")
     creating = {"state": {"waiting": {"reason": "ContainerCreating"}}}
     assert parse_pod(pod({"containerStatuses": [creating]})).waiting is None
+
+
+def test_what_a_node_shows_of_its_boot_and_its_gpus() -> None:
+    amounts = {"cpu": "64", "memory": "512Gi", "hugepages-2Mi": "0", "nvidia.com/gpu": "8"}
+    document = {
+        "metadata": {"name": "node-1"},
+        "status": {
+            "nodeInfo": {"bootID": "boot-1"},
+            "capacity": amounts,
+            "allocatable": {**amounts, "nvidia.com/gpu": "7", "odd/amount": "1k"},
+        },
+    }
+    node = parse_node(document)
+    assert (node.is_ready, node.boot_id) == (False, "boot-1")
+    assert node.capacity == {"nvidia.com/gpu": 8}
+    assert node.allocatable == {"nvidia.com/gpu": 7}
+    assert parse_node({"metadata": {"name": "new"}}).boot_id == ""
+
+
+def test_which_resource_stands_for_a_gpu() -> None:
+    metadata = {"generation": 1, "creationTimestamp": "2026-11-22T12:00:00Z", "uid": "u"}
+    document: dict[str, Any] = {"metadata": metadata}
+    assert observe(document, None, (), {}).gpu_resource == "nvidia.com/gpu"
+    document["spec"] = {"scheduling": {"gpuResourceName": "amd.com/gpu"}}
+    assert observe(document, None, (), {}).gpu_resource == "amd.com/gpu"
