@@ -13,9 +13,12 @@ Document = dict[str, Any]
 REQUEST_TIMEOUT_SECONDS = 30.0
 WRITE_TIMEOUT_SECONDS = 10.0
 _READS = frozenset({"GET"})
+_TELLING_WRITES = frozenset({"PATCH", "PUT", "POST"})
+"""Answered with the object as it is then."""
 
 CountCall = Callable[[str, str, int], None]
 Fence = Callable[[], float]
+Learn = Callable[[Document], None]
 
 
 class ConflictError(Exception):
@@ -41,6 +44,7 @@ class ApiServer:
     count   told of every call: verb, resource, HTTP status (0: no answer).
     fence   asked before every write: for how many seconds the write may take. Raises
             NotLeadingError where nothing may be written any more.
+    learn   told of every object that a write has been answered with.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class ApiServer:
         self._api: Any = api  # its own annotations do not hold
         self.count = count
         self.fence = fence
+        self.learn: Learn = lambda document: None
 
     @classmethod
     async def connect(
@@ -107,7 +112,10 @@ class ApiServer:
             return None
         if status >= 400:
             raise _error(status, method, path, data)
-        return json.loads(data) if data else None
+        answer: Document | None = json.loads(data) if data else None
+        if answer is not None and method in _TELLING_WRITES:
+            self.learn(answer)
+        return answer
 
 
 def resource_of(path: str) -> str:

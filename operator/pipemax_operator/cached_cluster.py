@@ -9,7 +9,7 @@ from typing import Any
 from pipemax_operator import names
 from pipemax_operator.api_server import ApiServer
 from pipemax_operator.cluster import KubernetesCluster
-from pipemax_operator.object_cache import ObjectCache
+from pipemax_operator.object_cache import ObjectCache, job_of
 from pipemax_operator.rare_reads import RareReads
 
 Document = dict[str, Any]
@@ -24,6 +24,7 @@ class CachedCluster(KubernetesCluster):
     def __init__(self, api: ApiServer, cache: ObjectCache) -> None:
         super().__init__(api)
         self._cache = cache
+        api.learn = self._learn
         self._event_reads = RareReads(_EVENTS_FRESH_SECONDS, time.monotonic)
 
     async def get_inference_job(self, namespace: str, name: str) -> Document | None:
@@ -65,16 +66,7 @@ class CachedCluster(KubernetesCluster):
         )
         return [d for d in own if d is not None] + self._cache.pods_of(namespace, name)
 
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        body: Document | None = None,
-        content_type: str = "application/json",
-        query: list[tuple[str, str]] | None = None,
-        missing_is_fine: bool = False,
-    ) -> Document | None:
-        answer = await super()._call(method, path, body, content_type, query, missing_is_fine)
-        if method in ("PATCH", "PUT", "POST") and answer and "uid" in answer.get("metadata", {}):
+    def _learn(self, answer: Document) -> None:
+        """The operator's Jobs of its own, for sweeps, belong to no InferenceJob."""
+        if "uid" in answer.get("metadata", {}) and job_of(answer):
             self._cache.store(answer)
-        return answer

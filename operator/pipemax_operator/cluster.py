@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from pipemax_operator import names
+from pipemax_operator import api_verbs, names
 from pipemax_operator.api_server import ApiServer, ConflictError, ForbiddenError
 from pipemax_operator.node_client import NodeClient
 from pipemax_operator.pod_client import PodClient
@@ -85,7 +85,7 @@ class KubernetesCluster:
         self._api = api
         self._workloads = WorkloadClient(api)
         self._nodes = NodeClient(api)
-        self._pods = PodClient(self._call)
+        self._pods = PodClient(api)
         self._session = aiohttp.ClientSession()
 
     async def close(self) -> None:
@@ -102,9 +102,7 @@ class KubernetesCluster:
     async def list_pods(self, namespace: str, job_name: str) -> Sequence[Document]:
         path = f"/api/v1/namespaces/{namespace}/pods"
         selector = f"{names.JOB_LABEL}={job_name}"
-        found = await self._call("GET", path, query=[("labelSelector", selector)])
-        items: list[Document] = found.get("items", []) if found else []
-        return items
+        return await api_verbs.list_items(self._api, path, [("labelSelector", selector)])
 
     async def read_progress(self, address: str, port: int) -> Document | None:
         timeout = aiohttp.ClientTimeout(total=_PROGRESS_TIMEOUT_SECONDS)
@@ -139,13 +137,7 @@ class KubernetesCluster:
         await self._workloads.change(namespace, name, changes)
 
     async def apply(self, document: Document) -> None:
-        await self._call(
-            "PATCH",
-            _path_of(document),
-            document,
-            "application/apply-patch+yaml",
-            [("fieldManager", names.FIELD_MANAGER), ("force", "true")],
-        )
+        await api_verbs.apply(self._api, _path_of(document), document)
 
     async def change_batch_job(
         self, namespace: str, name: str, changes: Document, resource_version: str = ""
@@ -153,16 +145,16 @@ class KubernetesCluster:
         body: Document = {"spec": changes}
         if resource_version:
             body["metadata"] = {"resourceVersion": resource_version}
-        await self._merge(_batch_job_path(namespace, name), body)
+        await api_verbs.merge(self._api, _batch_job_path(namespace, name), body)
 
     async def delete_batch_job(self, namespace: str, name: str) -> None:
         body = {"propagationPolicy": "Background"}
-        await self._call("DELETE", _batch_job_path(namespace, name), body, missing_is_fine=True)
+        await self._api.call("DELETE", _batch_job_path(namespace, name), body, missing_is_fine=True)
 
     async def delete_inference_job(self, namespace: str, name: str, uid: str) -> None:
         body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         path = _inference_job_path(namespace, name)
-        await self._call("DELETE", path, body, missing_is_fine=True)
+        await self._api.call("DELETE", path, body, missing_is_fine=True)
 
     async def write_status(
         self, namespace: str, name: str, status: Document, resource_version: str = ""
@@ -178,39 +170,16 @@ class KubernetesCluster:
             "metadata": metadata,
             "status": status,
         }
-        await self._call(
-            "PATCH",
-            path,
-            document,
-            "application/apply-patch+yaml",
-            [("fieldManager", names.FIELD_MANAGER), ("force", "true")],
-            missing_is_fine=True,
-        )
+        await api_verbs.apply(self._api, path, document, missing_is_fine=True)
 
     async def post_event(self, event: Document) -> None:
         """Once: an event of the same name has been posted before, perhaps by a predecessor."""
         namespace = event["metadata"]["namespace"]
         with contextlib.suppress(ConflictError):
-            await self._call("POST", f"/api/v1/namespaces/{namespace}/events", event)
-
-    # --- the wire
+            await self._api.call("POST", f"/api/v1/namespaces/{namespace}/events", event)
 
     async def _get(self, path: str) -> Document | None:
-        return await self._call("GET", path, missing_is_fine=True)
-
-    async def _merge(self, path: str, body: Document) -> None:
-        await self._call("PATCH", path, body, "application/merge-patch+json", missing_is_fine=True)
-
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        body: Document | None = None,
-        content_type: str = "application/json",
-        query: list[tuple[str, str]] | None = None,
-        missing_is_fine: bool = False,
-    ) -> Document | None:
-        return await self._api.call(method, path, body, content_type, query, missing_is_fine)
+        return await self._api.call("GET", path, missing_is_fine=True)
 
 
 def _inference_job_path(namespace: str, name: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from pipemax_operator import names
+from pipemax_operator import api_verbs, names
 from pipemax_operator.api_server import ApiServer
 from pipemax_operator.conditions import final_condition
 from pipemax_operator.manifests.sweep_job import SWEEP_LABEL
@@ -57,13 +57,7 @@ class KubernetesFolderClient:
 
     async def apply(self, document: Document) -> None:
         folder = self._jobs if document["kind"] == "Job" else self._records
-        await self._api.call(
-            "PATCH",
-            f"{folder}/{document['metadata']['name']}",
-            document,
-            "application/apply-patch+yaml",
-            [("fieldManager", names.FIELD_MANAGER), ("force", "true")],
-        )
+        await api_verbs.apply(self._api, f"{folder}/{document['metadata']['name']}", document)
 
     async def delete_record(self, name: str) -> None:
         await self._api.call("DELETE", f"{self._records}/{name}", missing_is_fine=True)
@@ -89,6 +83,4 @@ class KubernetesFolderClient:
 
     async def _list(self, path: str, label: str) -> Sequence[Document]:
         selector = f"{label}={self._settings.system_name}"
-        found = await self._api.call("GET", path, query=[("labelSelector", selector)])
-        items: list[Document] = found.get("items", []) if found else []
-        return items
+        return await api_verbs.list_items(self._api, path, [("labelSelector", selector)])

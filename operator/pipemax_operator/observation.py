@@ -182,10 +182,11 @@ def _waiting(status: Document) -> tuple[str, str] | None:
         waiting = (container.get("state") or {}).get("waiting")
         if waiting and waiting.get("reason") not in _QUIET_WAITING:
             return waiting.get("reason", "Waiting"), waiting.get("message", "")
-    for condition in status.get("conditions") or ():
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return condition.get("reason", "Unschedulable"), condition.get("message", "")
-    return None
+    scheduled = _condition(status, "PodScheduled")
+    is_over = status.get("phase") in ("Failed", "Succeeded")
+    if scheduled is None or scheduled["status"] != "False" or is_over:
+        return None
+    return scheduled.get("reason", "Unschedulable"), scheduled.get("message", "")
 
 
 def _container_statuses(status: Document) -> Sequence[Document]:

@@ -52,11 +52,7 @@ def build_status(
         status["progress"] = progress
     if energy := _energy(observed, outcome, has_moved=progress != before.get("progress")):
         status["energy"] = energy
-    review = review_nodes(observed)
-    if review.avoided:
-        status["avoidedNodes"] = avoided_as_status(review.avoided)
-    if review.losses:
-        status["gpuLosses"] = losses_as_status(review.losses)
+    status |= _gpu_losses(observed)
     if swap := _swap(observed.progress) or before.get("swap"):
         status["swap"] = swap
     return status
@@ -142,6 +138,17 @@ def _energy(observed: Observed, outcome: Outcome, has_moved: bool) -> dict[str, 
     ended = (pod.termination.energy for pod in observed.pods if pod.termination)
     running = (worker.energy for worker in observed.progress)
     return energy_as_status((*ended, *running), before)
+
+
+def _gpu_losses(observed: Observed) -> dict[str, Any]:
+    """A list that was once written is written on, empty too: whoever has edited it by hand owns it
+    then, and what we left out would stay as it is."""
+    review = review_nodes(observed)
+    lists = {
+        "avoidedNodes": avoided_as_status(review.avoided),
+        "gpuLosses": losses_as_status(review.losses),
+    }
+    return {name: value for name, value in lists.items() if value or name in observed.status}
 
 
 def _swap(workers: Sequence[WorkerProgress]) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipemax_operator import api_verbs
 from pipemax_operator.api_server import ApiServer
 from pipemax_operator.kueue import GROUP, JOB_UID_LABEL
 
@@ -31,13 +32,7 @@ class WorkloadClient:
 
     async def change(self, namespace: str, name: str, changes: Document) -> None:
         """A merge patch; of a Workload that is gone nothing is left to change."""
-        await self._api.call(
-            "PATCH",
-            f"{self._path(namespace)}/{name}",
-            changes,
-            "application/merge-patch+json",
-            missing_is_fine=True,
-        )
+        await api_verbs.merge(self._api, f"{self._path(namespace)}/{name}", changes)
 
     async def _discover(self) -> bool:
         group = await self._api.call("GET", f"/apis/{GROUP}", missing_is_fine=True)

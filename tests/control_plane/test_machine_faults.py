@@ -67,6 +67,10 @@ class Scene:
         status: Document = self.plane.get("ij", job, "-n", self.namespace).get("status", {})
         return status
 
+    def change_status(self, job: str, avoided: list[Document]) -> None:
+        edit = ("patch", "ij", job, "-n", self.namespace, "--subresource=status", "--type=merge")
+        self.plane.kubectl(*edit, "-p", json.dumps({"status": {"avoidedNodes": avoided}}))
+
     def condition(self, job: str, kind: str, reason: str) -> Document:
         """Once it is there."""
 
@@ -176,41 +180,38 @@ def test_a_node_with_a_lost_gpu_is_avoided(scene: Scene) -> None:
     assert [one["node"] for one in scene.status("lost-gpu")["avoidedNodes"]] == [ill]
     events = scene.plane.kubectl("events", "-n", scene.namespace, "--for", "ij/lost-gpu")
     assert "GpuLost" in events
-    check_use_after_repair(scene, ill, well, third["metadata"]["name"])
 
 
-def check_use_after_repair(scene: Scene, ill: str, well: StandInNode, pod: str) -> None:
-    """The other node is lost, too: a pod finds no node until one of them was started anew, and the
-    one that takes its place goes there."""
-    well.run_pod(scene.namespace, pod)
-    well.end_pod(scene.namespace, pod, GPU_LOST_CODE, json.dumps({"message": LOST_WORDS}))
+def test_a_repaired_node_is_used_again(scene: Scene) -> None:
+    """A pod finds no node, for all of them have lost a GPU; one is started anew, and a pod that may
+    go there takes its place. The list is as an older operator wrote it."""
+    scene.apply("repaired", suspend=True)
+    scene.condition("repaired", "Suspended", "SuspendedByUser")
+    ill = [f"{name}-{scene.key}" for name in ("a", "b")]
+    scene.change_status("repaired", [{"node": node, "message": LOST_WORDS} for node in ill])
+    resumed = ("patch", "ij", "repaired", "-n", scene.namespace, "--type=merge")
+    scene.plane.kubectl(*resumed, "-p", '{"spec": {"suspend": false}}')
+    told = scene.condition("repaired", "Progressing", "Unschedulable")["message"]
+    assert all(f"node {node} is avoided: {LOST_WORDS}" in told for node in ill)
+    (first,) = (pod["metadata"]["name"] for pod in scene.pods("repaired"))
 
-    def without_node() -> bool:
-        pods = scene.pods("lost-gpu")
-        said = [c for one in pods for c in one["status"].get("conditions", ())]
-        return any(c.get("reason") == "Unschedulable" for c in said)
+    def avoided() -> Document:
+        listed = scene.status("repaired")["avoidedNodes"]
+        return {one["node"]: one.get("bootID") for one in listed}
 
-    def has_seen(node: str) -> bool:
-        listed = scene.status("lost-gpu")["avoidedNodes"]
-        return any(one["node"] == node and one.get("bootID") for one in listed)
-
-    scene.eventually("lost-gpu", lambda: without_node() and has_seen(ill))
-    names_before = [one["metadata"]["name"] for one in scene.pods("lost-gpu")]
-    StandInNode(scene.plane, ill).boot()
-    new = scene.pending_pod("lost-gpu", *names_before)
-    assert new["spec"]["nodeName"] == ill
-    status = scene.status("lost-gpu")
-    assert [one["node"] for one in status["avoidedNodes"]] == [well.name]
-    assert [one["count"] for one in status["gpuLosses"]] == [1, 1]
-    events = scene.plane.kubectl("events", "-n", scene.namespace, "--for", "ij/lost-gpu")
-    assert "NodeUsedAgain" in events
-    assert f"node {ill} is used again: it was started anew" in events
+    scene.eventually("repaired", lambda: all(avoided().values()))
+    StandInNode(scene.plane, ill[0]).boot()
+    second = scene.pending_pod("repaired", first)
+    assert second["spec"]["nodeName"] == ill[0]
+    assert list(avoided()) == [ill[1]]
+    events = scene.plane.kubectl("events", "-n", scene.namespace, "--for", "ij/repaired")
+    assert f"node {ill[0]} is used again: it was started anew" in events
     # As an administrator does who knows better.
-    kept = json.dumps({"status": {"avoidedNodes": []}})
-    edit = ("patch", "ij", "lost-gpu", "-n", scene.namespace, "--subresource=status")
-    scene.plane.kubectl(*edit, "--type=merge", "-p", kept)
-    assert scene.condition("lost-gpu", GPU_LOST, "NodeUsedAgain")["status"] == "False"
-    assert "avoidedNodes" not in scene.status("lost-gpu")
+    scene.change_status("repaired", [])
+    assert scene.condition("repaired", GPU_LOST, "NodeUsedAgain")["status"] == "False"
+    assert avoided() == {}
+    child = scene.plane.get("job", "repaired", "-n", scene.namespace)["status"]
+    assert not child.get("failed"), "a pod that made room is no failure"
 
 
 def test_a_failed_preflight_is_a_condition_and_no_end(scene: Scene) -> None:

@@ -19,6 +19,7 @@ class FakeApiServer:
         self.fault: Exception | None = None
         self.calls: list[tuple[str, str]] = []
         self.fence: Callable[[], float] = no_fence
+        self.learn: Callable[[Document], None] = lambda document: None
         self.page_size = 1000
         self._version = 0
 
@@ -47,6 +48,11 @@ class FakeApiServer:
         if timeout_seconds is None:
             self.fence()
         assert body is not None
+        answer = self._write(method, path, body)
+        self.learn(answer)
+        return answer
+
+    def _write(self, method: str, path: str, body: Document) -> Document:
         if method == "POST":
             path = f"{path}/{body['metadata']['name']}"
             if path in self.objects:

@@ -179,13 +179,17 @@ def test_a_node_that_loses_gpus_again_and_again_stays_avoided() -> None:
     assert "until it is taken from status.avoidedNodes (GPUs lost 3 times)" in said["message"]
 
 
-def test_who_takes_a_node_from_the_list_is_obeyed() -> None:
+@pytest.mark.parametrize("leaves_an_empty_list", [True, False])
+def test_who_takes_a_node_from_the_list_is_obeyed(leaves_an_empty_list: bool) -> None:
     """The pod that told of it is still there; a new one counts."""
     story = Story()
     for minute in (1, 2, 3):
         story.lose(minute)
         del story.status["avoidedNodes"]
+        if leaves_an_empty_list:
+            story.status["avoidedNodes"] = []
         made = story.look(node())
+        assert story.look(node()).status is None
         assert story.avoided == []
         assert told(made) == []
     made = story.lose(minute=4)
@@ -238,6 +242,16 @@ def test_without_the_right_to_see_nodes_none_is_forgiven() -> None:
     story.lose()
     assert story.look().status is None
     assert story.avoided == ["ill"]
+
+
+def test_an_empty_list_is_written_on() -> None:
+    """Somebody else's field stays as it is if it is left out."""
+    story = Story()
+    story.lose()
+    story.look(node())
+    story.look(node("boot-2"))
+    assert story.status["avoidedNodes"] == []
+    assert story.look(node("boot-2")).status is None
 
 
 def test_the_memory_is_bounded() -> None:
