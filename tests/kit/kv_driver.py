@@ -131,8 +131,7 @@ class KVDriver:
         return new
 
     def drop(self, sequence: Sequence) -> None:
-        blocks = [self.manager._table.blocks[block_id] for block_id in sequence.block_ids]
-        backed_up = [block.block_id for block in blocks if block.has_backup()]
+        backed_up = list(filter(self.manager._table.has_backup, sequence.block_ids))
         self.manager.drop_device(backed_up)
         assert self.manager.missing_on_device(backed_up) == backed_up
 
@@ -202,10 +201,11 @@ class KVDriver:
 
     def check_every_copy(self) -> None:
         """After ``drain``: what the table calls valid is right on every stage."""
-        for block in self.manager._table.blocks.values():
+        table = self.manager._table
+        for block in table.blocks.values():
             for tier in Tier:
-                slot = block.slots[tier]
-                if slot is not None and block.has_copy(tier):
+                slot = table.tiers[tier].slots.get(block.block_id)
+                if slot is not None and table.has_copy(block, tier):
                     for stage in self.stages:
                         stage.check(tier, slot, self.block_values[block.block_id])
 

@@ -12,11 +12,10 @@ loads run beside the forward, so a slot that they target must not be allocated a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
-from operator import itemgetter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 
 from pipemax_worker.contract.geometry import Tier
-from pipemax_worker.contract.transfers import CopyJob, CopyResult
+from pipemax_worker.contract.transfers import CopyJob, CopyResult, pack_int32
 from pipemax_worker.errors import InvariantError
 from pipemax_worker.kvcache import integrity
 from pipemax_worker.kvcache.block import DEVICE, HOST, NVME, TIERS
@@ -59,24 +58,24 @@ class BlockManager:
 
     @property
     def num_free_device_slots(self) -> int:
-        return self._table.pools[DEVICE].num_free
+        return self._table.device.pool.num_free
 
     @property
     def num_cached_device_slots(self) -> int:
         """Held by blocks that nobody references."""
-        return self._table.num_cached_slots[DEVICE]
+        return self._table.device.num_cached
 
     @property
     def num_free_host_slots(self) -> int:
-        return self._table.pools[HOST].num_free
+        return self._table.host.pool.num_free
 
     @property
     def num_free_nvme_slots(self) -> int:
-        return self._table.pools[NVME].num_free
+        return self._table.nvme.pool.num_free
 
     def num_available_device_slots(self, protected: Collection[int] = ()) -> int:
         """Free slots and those that can be evicted now, blocks in ``protected`` left alone."""
-        droppable = self._table.droppable[DEVICE]
+        droppable = self._table.device.droppable
         num_available = self.num_free_device_slots + len(droppable)
         if len(droppable) and protected:
             num_available -= sum(map(droppable.__contains__, _as_set(protected)))
@@ -85,13 +84,13 @@ class BlockManager:
     @property
     def num_available_host_slots(self) -> int:
         """Free slots and those of cached blocks that can be dropped now."""
-        return self.num_free_host_slots + len(self._table.droppable[HOST])
+        return self.num_free_host_slots + len(self._table.host.droppable)
 
     @property
     def num_available_nvme_slots(self) -> int:
         """Free slots and those of cached blocks that can be dropped now, as far as writing is
         allowed."""
-        num_slots = self.num_free_nvme_slots + len(self._table.droppable[NVME])
+        num_slots = self.num_free_nvme_slots + len(self._table.nvme.droppable)
         return self._nvme_writes.num_blocks(num_slots)
 
     # --- life
@@ -120,8 +119,7 @@ class BlockManager:
         index and valid somewhere; otherwise its slots go back once no copy in flight uses them.
         The tail is evicted before the head, without which it is of no use.
         """
-        for block_id in reversed(block_ids):
-            self._table.dereference(self._table.block(block_id))
+        self._table.dereference_all(block_ids[::-1])
 
     # --- content
 
@@ -157,52 +155,47 @@ class BlockManager:
 
     def is_on_device(self, block_id: int) -> bool:
         """Has a DEVICE slot: new, valid, or its load is ordered by now."""
-        return block_id in self._table.device_slots
+        return block_id in self._table.device.slots
 
     def missing_on_device(self, block_ids: Sequence[int]) -> list[int]:
-        off_device = self._table.off_device
-        if off_device.isdisjoint(block_ids):
-            return []
-        return [block_id for block_id in block_ids if block_id in off_device]
+        slots = self._table.device.slots
+        return [block_id for block_id in block_ids if block_id not in slots]
+
+    def present_on_device(self, block_ids: Iterable[int]) -> Iterator[int]:
+        """Those of these blocks that are on the device, in order."""
+        return filter(self._table.device.slots.__contains__, block_ids)
 
     def is_on_host(self, block_id: int) -> bool:
         """Has a HOST copy of all that is filled, reported by every stage."""
-        return self._table.block(block_id).has_copy(HOST)
+        if block_id in self._table.host.valid:
+            return True
+        self._table.block(block_id)  # it must exist
+        return False
 
     def count_on_host(self, block_ids: Sequence[int]) -> int:
         """How many of these blocks, from the first on, are ``is_on_host``."""
-        blocks = self._table.blocks
-        for index, block_id in enumerate(block_ids):
-            block = blocks[block_id]
-            if block.copies[1] != block.version or not block.version:
-                return index
-        return len(block_ids)
+        return self._table.host.count_valid(block_ids)
 
     def tier_of(self, block_id: int) -> Tier | None:
         """The fastest tier with a valid copy (DEVICE also for a new block); None if it is lost."""
         block = self._table.block(block_id)
-        if block.slots[DEVICE] is not None:
+        if block_id in self._table.device.slots:
             return DEVICE
-        return next((tier for tier in (HOST, NVME) if block.has_copy(tier)), None)
+        return next((tier for tier in (HOST, NVME) if self._table.has_copy(block, tier)), None)
 
     def device_slots(self, block_ids: Sequence[int]) -> bytes:
         """The blocks' DEVICE slots as int32, for one ``ScheduledRequest``; counts as their use.
 
         Raises InvariantError if one of them is not on the device.
         """
-        if not block_ids:
-            return b""
         try:
-            if len(block_ids) == 1:
-                slots = self._table.device_slots[block_ids[0]]
-            else:
-                slots = b"".join(itemgetter(*block_ids)(self._table.device_slots))
+            slots = pack_int32(self._table.device.slots_of(block_ids))
         except KeyError as error:
             raise InvariantError(
                 f"block {error.args[0]} is read by a message but not on the device; load it first"
             ) from None
-        if self.has_host_tier:  # without one, blocks in use are never evicted
-            self._table.droppable[DEVICE].touch(block_ids)
+        if self.has_host_tier and block_ids:  # without one, blocks in use are never evicted
+            self._table.device.droppable.touch(block_ids)
         return slots
 
     # --- orders
@@ -244,14 +237,19 @@ class BlockManager:
     def drop_device(self, block_ids: Iterable[int]) -> None:
         """Evict these blocks from the device. Raises InvariantError, with nothing changed, if one
         has no other valid copy."""
-        blocks = [b for b in self._table.distinct(block_ids) if b.slots[0] is not None]
-        for block in blocks:
-            if not block.has_backup():
+        block_ids = list(block_ids)
+        if not self._table.host.valid.issuperset(block_ids):
+            self._check_backups(block_ids)
+        self._table.unload_all(block_ids)
+
+    def _check_backups(self, block_ids: Iterable[int]) -> None:
+        for block in self._table.distinct(block_ids):
+            block_id = block.block_id
+            if self.is_on_device(block_id) and not self._table.has_backup(block_id):
                 raise InvariantError(
-                    f"block {block.block_id} cannot leave the device: no other valid copy; "
+                    f"block {block_id} cannot leave the device: no other valid copy; "
                     "store it and wait for the report"
                 )
-        self._table.unload_all(blocks)
 
     # --- completion
 
@@ -279,7 +277,7 @@ class BlockManager:
     @property
     def is_idle(self) -> bool:
         """Nobody holds a block and no copy is in flight."""
-        return not self._pending and len(self._table.blocks) == self._table.num_cached_blocks
+        return not self._pending and len(self._table.blocks) == len(self._table.cached)
 
     def occupancy(self) -> dict[Tier, TierOccupancy]:
         return {tier: derive_occupancy(self._table, tier) for tier in TIERS}

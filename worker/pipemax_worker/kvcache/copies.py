@@ -35,7 +35,8 @@ class CompletedCopy(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class PendingCopy:
-    """A copy in flight. ``versions[i]`` is the content of ``block_ids[i]`` that it carries.
+    """A copy in flight. ``versions[i]`` is the content of ``block_ids[i]`` that it carries; a load,
+    which counts since it was ordered, needs none.
 
     ``is_settled``: a store whose message is closed; it counts, and its source is not pinned.
     """

@@ -37,18 +37,18 @@ class CopyOrders:
         self._stores_of_message: list[int] = []
 
     def store(self, block_ids: Sequence[int]) -> CopyJob | None:
-        blocks = []
+        table, stored = self._table, []
         protected = frozenset(block_ids)
-        for block in self._table.distinct(block_ids):
-            if block.slots[DEVICE] is None:
-                if not block.has_backup():
+        for block in table.distinct(block_ids):
+            if block.block_id not in table.device.slots:
+                if not table.has_backup(block.block_id):
                     raise InvariantError(
                         f"block {block.block_id} cannot be stored: its content is lost; recompute"
                     )
             elif self._needs_store(block) and self._has_host_slot(block, protected):
-                block.incoming[HOST] = block.version
-                blocks.append(block)
-        job = self._order(DEVICE, HOST, blocks)
+                table.host.incoming[block.block_id] = block.version
+                stored.append(block)
+        job = self._order(DEVICE, HOST, stored)
         if job is not None:
             self._stores_of_message.append(job.job_id)
         return job
@@ -60,7 +60,7 @@ class CopyOrders:
         for job_id in self._stores_of_message:
             copy = self._pending.get(job_id)
             if copy is not None:
-                self._table.pools[DEVICE].unpin(copy.source_slots)
+                self._table.device.pool.unpin(job_id)
                 copy.is_settled = True
                 settled += self._settle(copy)
         self._stores_of_message.clear()
@@ -72,25 +72,29 @@ class CopyOrders:
             block = self._table.blocks.get(block_id)
             if block is None:
                 continue
-            if block.slots[HOST] == copy.target_slots[position]:
+            if self._table.host.slots.get(block_id) == copy.target_slots[position]:
                 self._take_version(block, HOST, copy.versions[position])
                 settled.append(block_id)
             self._table.refresh_all(block)
         return settled
 
-    @staticmethod
-    def _take_version(block: Block, tier: Tier, version: int) -> None:
-        block.copies[tier] = max(block.copies[tier], version)
-        if block.incoming[tier] == version:
-            block.incoming[tier] = 0
+    def _take_version(self, block: Block, tier: Tier, version: int) -> None:
+        places = self._table.tiers[tier]
+        if block.version == version:
+            places.valid.add(block.block_id)
+        if places.incoming.get(block.block_id) == version:
+            del places.incoming[block.block_id]
 
     def _needs_store(self, block: Block) -> bool:
+        host = self._table.host
         return (
-            block.version > 0 and not block.has_copy(HOST) and block.incoming[HOST] != block.version
+            block.version > 0
+            and block.block_id not in host.valid
+            and host.incoming.get(block.block_id) != block.version
         )
 
     def _has_host_slot(self, block: Block, protected: Container[int]) -> bool:
-        if block.slots[HOST] is None:
+        if block.block_id not in self._table.host.slots:
             slots = self._table.take_slots(HOST, 1, protected)
             if slots is None:
                 return False
@@ -98,106 +102,124 @@ class CopyOrders:
         return True
 
     def load(self, block_ids: Sequence[int], protected: Container[int]) -> CopyJob | None:
-        blocks = [b for b in self._table.distinct(block_ids) if b.slots[0] is None]
-        for block in blocks:
-            if block.copies[1] != block.version or not block.version:
+        table = self._table
+        missing: Sequence[int] = block_ids
+        on_device = table.device.slots.keys()
+        is_plain = table.host.valid.issuperset(block_ids) and on_device.isdisjoint(block_ids)
+        if not is_plain or len(frozenset(block_ids)) < len(block_ids):
+            missing = self._missing(block_ids)
+        if len(missing) < len(block_ids):  # some are there: making room must not drop them
+            protected = any_of(protected, frozenset(block_ids))
+        slots = table.take_slots(DEVICE, len(missing), protected)
+        if slots is None or not missing:
+            return None
+        table.load_all(missing, slots)
+        source_slots = table.host.slots_of(missing)
+        return self._follow(HOST, DEVICE, missing, (), source_slots, slots)
+
+    def _missing(self, block_ids: Iterable[int]) -> list[int]:
+        """Those to load, each once. Raises InvariantError if one cannot be."""
+        missing = []
+        for block in self._table.distinct(block_ids):
+            if block.block_id in self._table.device.slots:
+                continue
+            if block.block_id not in self._table.host.valid:
                 raise InvariantError(
                     f"block {block.block_id} cannot be loaded: no reported HOST copy of its "
                     "content; promote it and wait for the report, or recompute it"
                 )
-        if len(blocks) < len(block_ids):  # some are there: making room must not drop them
-            protected = any_of(protected, frozenset(block_ids))
-        slots = self._table.take_slots(DEVICE, len(blocks), protected)
-        if slots is None:
-            return None
-        source_slots = [slot for b in blocks if (slot := b.slots[1]) is not None]
-        self._table.load_all(blocks, slots)
-        if not blocks:
-            return None
-        self._table.pools[HOST].pin(source_slots)
-        return self._follow(HOST, DEVICE, blocks, source_slots, slots)
+            missing.append(block.block_id)
+        return missing
 
     def demote(self, block_ids: Sequence[int]) -> CopyJob | None:
+        table, host, nvme = self._table, self._table.host, self._table.nvme
         blocks, present = [], []
-        for block in self._table.distinct(block_ids):
-            if block.has_copy(NVME):
+        for block in table.distinct(block_ids):
+            if block.block_id in nvme.valid:
                 present.append(block)
-            elif not block.has_copy(HOST):
+            elif block.block_id not in host.valid:
                 raise InvariantError(
                     f"block {block.block_id} cannot be demoted: no reported HOST copy of its "
                     "content; store it and wait for the report"
                 )
-            elif not block.incoming[NVME]:
+            elif block.block_id not in nvme.incoming:
                 blocks.append(block)
         if not self._nvme_writes.take(len(blocks)):
             return None
-        slots = self._table.take_slots(NVME, len(blocks), frozenset(block_ids))
+        slots = table.take_slots(NVME, len(blocks), frozenset(block_ids))
         if slots is None:
             self._nvme_writes.give_back(len(blocks))
             return None
         for block in present:
-            if block.has_copy(HOST):
-                self._table.release_slot(block, HOST)
+            if block.block_id in host.valid:
+                table.release_slot(block, HOST)
         for block, slot in zip(blocks, slots, strict=True):
-            self._table.give_slot(block, NVME, slot)
-            block.incoming[NVME] = block.version
+            table.give_slot(block, NVME, slot)
+            nvme.incoming[block.block_id] = block.version
         return self._order(HOST, NVME, blocks)
 
     def promote(self, block_ids: Sequence[int]) -> CopyJob | None:
+        table, host = self._table, self._table.host
         blocks = []
-        for block in self._table.distinct(block_ids):
-            if not block.has_any_copy():
+        for block in table.distinct(block_ids):
+            if not table.has_any_copy(block):
                 raise InvariantError(
                     f"block {block.block_id} cannot be promoted: its content is lost; recompute it"
                 )
-            is_coming = block.incoming[HOST] == block.version
-            if block.has_copy(NVME) and not block.has_copy(HOST) and not is_coming:
+            is_coming = host.incoming.get(block.block_id) == block.version
+            is_below = block.block_id in table.nvme.valid and block.block_id not in host.valid
+            if is_below and not is_coming:
                 blocks.append(block)
-        slots = self._table.take_slots(HOST, len(blocks), frozenset(block_ids))
+        slots = table.take_slots(HOST, len(blocks), frozenset(block_ids))
         if slots is None:
             return None
         for block, slot in zip(blocks, slots, strict=True):
-            self._table.release_slot(block, HOST)  # a reservation that a failed store left void
-            self._table.give_slot(block, HOST, slot)
-            block.incoming[HOST] = block.version
+            table.release_slot(block, HOST)  # a reservation that a failed store left void
+            table.give_slot(block, HOST, slot)
+            host.incoming[block.block_id] = block.version
         return self._order(NVME, HOST, blocks)
 
     def _order(self, source: Tier, target: Tier, blocks: Sequence[Block]) -> CopyJob | None:
+        """A copy down, or up to HOST."""
         if not blocks:
             return None
-        place, aim = int(source), int(target)  # neither is DEVICE as a target: see ``load``
-        source_slots = [slot for b in blocks if (slot := b.slots[place]) is not None]
-        target_slots = [slot for b in blocks if (slot := b.slots[aim]) is not None]
-        self._table.pools[source].pin(source_slots)
-        self._table.pools[target].pin(target_slots)
-        return self._follow(source, target, blocks, source_slots, target_slots)
+        block_ids = [block.block_id for block in blocks]
+        return self._follow(
+            source,
+            target,
+            block_ids,
+            [block.version for block in blocks],
+            self._table.tiers[source].slots_of(block_ids),
+            self._table.tiers[target].slots_of(block_ids),
+        )
 
     def _follow(
         self,
         source: Tier,
         target: Tier,
-        blocks: Sequence[Block],
+        block_ids: Sequence[int],
+        versions: Sequence[int],
         source_slots: Sequence[int],
         target_slots: Sequence[int],
     ) -> CopyJob:
-        """What is pinned now is not droppable, and the copy is awaited."""
-        for block in self._listed(blocks):
+        """The copy is awaited; what it pins now is not droppable."""
+        job = self._pending.add(source, target, block_ids, versions, source_slots, target_slots)
+        self._table.tiers[source].pool.pin(job.job_id, source_slots)
+        if target is not DEVICE:
+            self._table.tiers[target].pool.pin(job.job_id, target_slots)
+        for block in self._listed(block_ids):
             self._table.refresh(block, source)
             self._table.refresh(block, target)
-        return self._pending.add(
-            source,
-            target,
-            [block.block_id for block in blocks],
-            [block.version for block in blocks],
-            source_slots,
-            target_slots,
-        )
+        return job
 
-    def _listed(self, blocks: Iterable[Block]) -> list[Block]:
+    def _listed(self, block_ids: Iterable[int]) -> list[Block]:
         """Those that ``droppable`` may name. Blocks in use are most, so they are left out first."""
+        blocks, cached = self._table.blocks, self._table.cached
         if self._table.takes_referenced:
-            return list(blocks)
-        return [block for block in blocks if not block.ref_count]
+            return [blocks[block_id] for block_id in block_ids]
+        if cached.isdisjoint(block_ids):
+            return []
+        return [blocks[block_id] for block_id in block_ids if block_id in cached]
 
     # --- completion
 
@@ -213,9 +235,9 @@ class CopyOrders:
         """Unpin, and apply the copy to the blocks that still are what was copied; returns the ids
         of blocks whose content is lost."""
         if not copy.is_settled:
-            self._table.pools[copy.source].unpin(copy.source_slots)
+            self._table.tiers[copy.source].pool.unpin(copy.job_id)
         if copy.target is not DEVICE:
-            self._table.pools[copy.target].unpin(copy.target_slots)
+            self._table.tiers[copy.target].pool.unpin(copy.job_id)
         if copy.target is DEVICE and not copy.failed:
             self._list_loaded(copy)
             return []
@@ -233,24 +255,27 @@ class CopyOrders:
 
     def _list_loaded(self, copy: PendingCopy) -> None:
         """Blocks that nobody uses any more can be dropped from HOST again."""
-        if not self._table.num_cached_blocks:
-            return
-        get = self._table.blocks.get
-        for block in [b for i in copy.block_ids if (b := get(i)) is not None and not b.ref_count]:
-            self._table.refresh(block, HOST)
+        cached = self._table.cached
+        if not cached.isdisjoint(copy.block_ids):
+            for block_id in [b for b in copy.block_ids if b in cached]:
+                self._table.refresh(self._table.blocks[block_id], HOST)
 
     def _land(self, block: Block, copy: PendingCopy, position: int) -> None:
-        target, version = copy.target, copy.versions[position]
+        target = copy.target
         if target is DEVICE:
             self._table.refresh(block, HOST)
             return
-        if block.slots[target] == copy.target_slots[position]:
+        if self._table.tiers[target].slots.get(block.block_id) == copy.target_slots[position]:
             if not copy.is_settled:
-                self._take_version(block, target, version)
+                self._take_version(block, target, copy.versions[position])
             is_moved = copy.source is not DEVICE and not block.num_parked_refs
-            if is_moved and block.slots[copy.source] == copy.source_slots[position]:
+            if is_moved and self._is_at_source(block, copy, position):
                 self._table.release_slot(block, copy.source)  # moved, not doubled
         self._table.refresh_all(block)
+
+    def _is_at_source(self, block: Block, copy: PendingCopy, position: int) -> bool:
+        slots = self._table.tiers[copy.source].slots
+        return slots.get(block.block_id) == copy.source_slots[position]
 
     def _fail(self, block: Block, copy: PendingCopy, position: int) -> bool:
         """Whether the content is lost: a load brought bad bytes, the only copy is unreadable, or a
@@ -258,12 +283,13 @@ class CopyOrders:
         source, target = copy.source, copy.target
         if target is DEVICE or copy.is_settled:
             return True
-        if block.slots[target] == copy.target_slots[position]:
-            if block.incoming[target] == copy.versions[position]:
-                block.incoming[target] = 0
+        places = self._table.tiers[target]
+        if places.slots.get(block.block_id) == copy.target_slots[position]:
+            if places.incoming.get(block.block_id) == copy.versions[position]:
+                del places.incoming[block.block_id]
             if source is not DEVICE:
                 self._table.release_slot(block, target)
-        if source is NVME and block.slots[NVME] == copy.source_slots[position]:
+        if source is NVME and self._is_at_source(block, copy, position):
             self._table.release_slot(block, NVME)
         self._table.refresh_all(block)
-        return not block.has_any_copy()
+        return not self._table.has_any_copy(block)

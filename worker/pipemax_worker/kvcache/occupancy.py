@@ -21,8 +21,8 @@ class TierOccupancy(msgspec.Struct, frozen=True):
 
 
 def derive_occupancy(table: BlockTable, tier: Tier) -> TierOccupancy:
-    num_free = table.pools[tier].num_free
-    num_cached = table.num_cached_slots[tier]
+    places = table.tiers[tier]
+    num_free, num_cached = places.pool.num_free, places.num_cached
     return TierOccupancy(
-        used=table.pools[tier].num_slots - num_free - num_cached, cached=num_cached, free=num_free
+        used=places.pool.num_slots - num_free - num_cached, cached=num_cached, free=num_free
     )

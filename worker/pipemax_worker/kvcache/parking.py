@@ -18,7 +18,7 @@ import msgspec
 
 from pipemax_worker.contract.geometry import num_blocks_for
 from pipemax_worker.errors import InvariantError
-from pipemax_worker.kvcache.block import HOST, NVME, Block
+from pipemax_worker.kvcache.block import NVME, Block
 from pipemax_worker.kvcache.block_table import BlockTable
 
 
@@ -69,11 +69,11 @@ class ParkedBlocks:
         Call it once, on a fresh table. Raises InvariantError for what ``find_fault`` refuses.
         """
         table = self._table
-        fault = find_fault(parked, table.pools[NVME].num_slots, block_tokens)
+        fault = find_fault(parked, table.nvme.pool.num_slots, block_tokens)
         if fault is not None or table.blocks:
             raise InvariantError(f"parked KV cannot be adopted: {fault or 'blocks are there'}")
         slots = dict.fromkeys(slot for one in parked for slot in one.nvme_slots)
-        table.pools[NVME].take(slots)
+        table.nvme.pool.take(slots)
         for one in parked:
             for index, slot in enumerate(one.nvme_slots):
                 block_id = self._block_ids.get(slot)
@@ -88,7 +88,7 @@ class ParkedBlocks:
         block = self._table.add_block()
         block.num_tokens, block.version = num_tokens, 1
         self._table.give_slot(block, NVME, slot)
-        block.copies[NVME] = block.version
+        self._table.nvme.valid.add(block.block_id)
         self._block_ids[slot] = block.block_id
         return block
 
@@ -116,7 +116,7 @@ class ParkedBlocks:
         block.num_parked_refs -= 1
         if block.num_parked_refs == 0:
             del self._block_ids[slot]
-            if block.has_copy(HOST):
+            if block.block_id in self._table.host.valid:
                 self._table.release_slot(block, NVME)  # moved, not doubled, as ever
         return block
 
@@ -126,17 +126,11 @@ class ParkedBlocks:
         """How many of a request's unclaimed blocks still have their content, from the head on."""
         for index, slot in enumerate(nvme_slots):
             block_id = self._block_ids.get(slot)
-            if block_id is None or not self._table.block(block_id).has_copy(NVME):
+            if block_id is None or block_id not in self._table.nvme.valid:
                 return index
         return len(nvme_slots)
 
     def nvme_slots(self, block_ids: Sequence[int]) -> tuple[int, ...]:
         """Slots of the leading blocks that have a reported copy of their content on NVME."""
-        slots: list[int] = []
-        for block_id in block_ids:
-            block = self._table.block(block_id)
-            slot = block.slots[NVME]
-            if slot is None or not block.has_copy(NVME):
-                break
-            slots.append(slot)
-        return tuple(slots)
+        nvme = self._table.nvme
+        return nvme.slots_of(block_ids[: nvme.count_valid(block_ids)])

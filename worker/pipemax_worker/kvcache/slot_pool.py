@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 
 from pipemax_worker.errors import InvariantError
 
@@ -11,14 +12,15 @@ class SlotPool:
     """Hands out slot numbers ``0..num_slots - 1`` of one tier; every operation is O(1) a slot.
 
     A copy in flight *pins* the slots whose bytes it still reads or writes. A slot released while it
-    is pinned is free only after its last ``unpin``: nobody can overwrite it under the copy.
+    is pinned is free only after its last ``unpin``: nobody can overwrite it under the copy. Pins
+    are kept as one list a copy: copies come and go by the hundreds of slots, while few slots are
+    released, and only then does it matter who uses them.
     """
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
         self._free = list(range(num_slots - 1, -1, -1))
-        self._pinned: set[int] = set()
-        self._more_pins: dict[int, int] = {}
+        self._slots_of_copies: dict[int, dict[int, None]] = {}
         self._released: set[int] = set()
 
     @property
@@ -35,9 +37,12 @@ class SlotPool:
         return frozenset(self._released)
 
     @property
-    def pins(self) -> dict[int, int]:
+    def pins(self) -> Counter[int]:
         """Slot -> how many copies in flight use it."""
-        return {slot: 1 + self._more_pins.get(slot, 0) for slot in self._pinned}
+        pins: Counter[int] = Counter()
+        for slots in self._slots_of_copies.values():
+            pins.update(slots.keys())
+        return pins
 
     def allocate(self, num_slots: int) -> list[int]:
         """Take ``num_slots`` free slots. Raises InvariantError if there are fewer."""
@@ -60,55 +65,35 @@ class SlotPool:
 
     def release(self, slot: int) -> None:
         """Give a slot back: free at once, or when the last copy that uses it is reported."""
-        if slot in self._pinned:
+        if self.is_pinned(slot):
             self._released.add(slot)
         else:
             self._free.append(slot)
 
     def release_all(self, slots: Sequence[int]) -> None:
         """``release`` of each, in order."""
-        if self._pinned.isdisjoint(slots):
-            self._free += slots
+        for pinned in self._slots_of_copies.values():
+            if not pinned.keys().isdisjoint(slots):
+                break
         else:
-            for slot in slots:
-                self.release(slot)
+            self._free += slots
+            return
+        for slot in slots:
+            self.release(slot)
 
     def is_pinned(self, slot: int) -> bool:
-        return slot in self._pinned
+        return any(slot in slots for slots in self._slots_of_copies.values())
 
-    def pin(self, slots: Collection[int]) -> None:
-        pinned = self._pinned
-        fresh = set(slots)
-        if len(fresh) == len(slots) and pinned.isdisjoint(fresh):
-            pinned |= fresh
-            return
-        for slot in slots if len(fresh) < len(slots) else pinned & fresh:
-            if slot in pinned:
-                self._more_pins[slot] = self._more_pins.get(slot, 0) + 1
-            pinned.add(slot)
-        pinned |= fresh
+    def pin(self, job_id: int, slots: Iterable[int]) -> None:
+        """The copy ``job_id``, ordered now, uses these slots."""
+        self._slots_of_copies[job_id] = dict.fromkeys(slots)
 
-    def unpin(self, slots: Collection[int]) -> None:
-        """Undo one ``pin`` of each slot. Raises InvariantError for a slot that is not pinned."""
-        more_pins, released = self._more_pins, self._released
-        plain = set(slots)
-        if more_pins or released:
-            for slot in [slot for slot in slots if slot in more_pins or slot in released]:
-                self._unpin(slot)
-                plain.discard(slot)
-        num_left = len(self._pinned) - len(plain)
-        self._pinned -= plain
-        if len(self._pinned) != num_left:
-            raise InvariantError(f"one of slots {slots} is unpinned but no copy uses it")
-
-    def _unpin(self, slot: int) -> None:
-        more = self._more_pins.pop(slot, 0)
-        if more > 1:
-            self._more_pins[slot] = more - 1
-        elif more == 0:
-            if slot not in self._pinned:
-                raise InvariantError(f"slot {slot} is unpinned but no copy uses it")
-            self._pinned.remove(slot)
-            if slot in self._released:
-                self._released.remove(slot)
-                self._free.append(slot)
+    def unpin(self, job_id: int) -> None:
+        """The copy ``job_id`` uses its slots no more. Raises InvariantError if it never did."""
+        slots = self._slots_of_copies.pop(job_id, None)
+        if slots is None:
+            raise InvariantError(f"copy {job_id} gives up slots that it does not use")
+        if self._released and not self._released.isdisjoint(slots):
+            drained = [s for s in slots if s in self._released and not self.is_pinned(s)]
+            self._released.difference_update(drained)
+            self._free += drained

@@ -11,7 +11,7 @@ from pipemax_worker.kvcache.block_manager import BlockManager
 
 
 def slot_of(manager: BlockManager, block_id: int, tier: Tier) -> int | None:
-    return manager._table.blocks[block_id].slots[tier]
+    return manager._table.tiers[tier].slots.get(block_id)
 
 
 # --- store
@@ -306,9 +306,9 @@ def test_an_append_during_a_demote_voids_what_lands() -> None:
     land(manager, stale)
     assert manager.is_on_host(block_id)
     assert manager.num_free_nvme_slots == 1
-    assert not manager._table.blocks[block_id].has_copy(Tier.NVME)
+    assert block_id not in manager._table.nvme.valid
     land(manager, fresh)
-    assert manager._table.blocks[block_id].has_copy(Tier.NVME)
+    assert block_id in manager._table.nvme.valid
     manager.check_integrity()
 
 

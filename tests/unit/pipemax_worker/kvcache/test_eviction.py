@@ -140,4 +140,4 @@ def test_a_policy_for_cached_blocks_is_never_told_of_others() -> None:
 
 def test_an_empty_policy_is_a_policy() -> None:
     manager = BlockManager({Tier.DEVICE: 2}, 1, LRUEviction())
-    assert isinstance(manager._table.droppable[Tier.DEVICE], LRUEviction)
+    assert isinstance(manager._table.device.droppable, LRUEviction)

@@ -6,21 +6,20 @@ from collections.abc import Callable
 
 import pytest
 from kit.kv_blocks import fill, fill_and_store, make_manager
-from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.errors import InvariantError
 from pipemax_worker.kvcache.block_table import BlockTable
 
 
 def lose_slot(table: BlockTable) -> None:
-    table.pools[Tier.HOST].allocate(1)
+    table.host.pool.allocate(1)
 
 
 def share_slot(table: BlockTable) -> None:
-    table.blocks[1].slots[Tier.HOST] = table.blocks[0].slots[Tier.HOST]
+    table.host.slots[1] = table.host.slots[0]
 
 
 def release_twice(table: BlockTable) -> None:
-    table.pools[Tier.DEVICE].release(table.blocks[0].slots[Tier.DEVICE] or 0)
+    table.device.pool.release(table.device.slots[0])
 
 
 def count_wrongly(table: BlockTable) -> None:
@@ -28,45 +27,51 @@ def count_wrongly(table: BlockTable) -> None:
 
 
 def pin_for_nobody(table: BlockTable) -> None:
-    table.pools[Tier.NVME].pin([0])
+    table.nvme.pool.pin(99, [0])
 
 
 def forget_pin(table: BlockTable) -> None:
-    slot = table.blocks[2].slots[Tier.DEVICE]
-    assert slot is not None
-    table.pools[Tier.DEVICE].unpin([slot])
+    table.device.pool.unpin(1)
 
 
 def list_wrongly(table: BlockTable) -> None:
-    table.droppable[Tier.HOST].insert(0, True)
+    table.host.droppable.insert(0, True)
 
 
 def list_a_ghost(table: BlockTable) -> None:
-    table.droppable[Tier.DEVICE].insert(99, False)
+    table.device.droppable.insert(99, False)
 
 
 def index_wrongly(table: BlockTable) -> None:
     table.prefix_index.insert(b"ghost", 99)
 
 
-def move_unseen(table: BlockTable) -> None:
-    del table.device_slots[0]
+def outlive_its_block(table: BlockTable) -> None:
+    table.host.slots[99] = 7
 
 
-def miss_unseen(table: BlockTable) -> None:
-    table.off_device.add(0)
+def count_as_cached(table: BlockTable) -> None:
+    table.cached.add(0)
+
+
+def count_cached_slots_wrongly(table: BlockTable) -> None:
+    table.device.num_cached += 1
 
 
 def claim_content(table: BlockTable) -> None:
-    table.blocks[0].copies[Tier.NVME] = 1
+    table.nvme.valid.add(0)
+
+
+def claim_device_content(table: BlockTable) -> None:
+    table.device.valid.add(0)
 
 
 def be_ahead(table: BlockTable) -> None:
-    table.blocks[0].copies[Tier.HOST] = 9
+    table.host.incoming[0] = 9
 
 
 def lose_content(table: BlockTable) -> None:
-    table.blocks[2].copies[Tier.DEVICE] = 0
+    table.device.pool.release(table.device.slots.pop(2))
 
 
 @pytest.mark.parametrize(
@@ -81,8 +86,10 @@ def lose_content(table: BlockTable) -> None:
         (list_wrongly, "block 0 is listed wrongly"),
         (list_a_ghost, "lists blocks that are gone"),
         (index_wrongly, "prefix index"),
-        (move_unseen, "device slots of messages"),
-        (miss_unseen, "missing blocks"),
+        (outlive_its_block, "slots of blocks that are gone"),
+        (count_as_cached, "cached"),
+        (count_cached_slots_wrongly, "counted as 1"),
+        (claim_device_content, "counted twice"),
         (claim_content, "content on NVME without a slot"),
         (be_ahead, "ahead of its content"),
         (lose_content, "no valid copy"),
