@@ -7,9 +7,9 @@ import msgspec
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.engine.policies import POLICIES
 from pipemax_worker.performance.batch_shape import BatchShape
+from pipemax_worker.performance.stage_costs import derive_stage_costs
 from pipemax_worker.performance.step_cost import fixed_seconds
 from pipemax_worker.planner.simulation import SimulationResult, SimulationSettings
-from pipemax_worker.planner.stage_costs import derive_stage_costs
 from pipemax_worker.planner.workload import Workload
 
 STEADY_SHARE = 0.5

@@ -18,11 +18,11 @@ from pipemax_worker.kvcache.eviction import CachedEviction
 from pipemax_worker.performance.correction import CorrectedEstimator, EstimatorAccuracy
 from pipemax_worker.performance.link import LinkEstimator
 from pipemax_worker.performance.node_profile import NodeProfile
+from pipemax_worker.performance.stage_costs import derive_stage_costs
 from pipemax_worker.performance.step_cost import StepCost
 from pipemax_worker.planner.fast_forward import FastForward
 from pipemax_worker.planner.simulated_links import LinkSpeeds
 from pipemax_worker.planner.simulated_pipeline import HopSpeed, SimulatedPipeline
-from pipemax_worker.planner.stage_costs import derive_stage_costs
 from pipemax_worker.planner.virtual_clock import VirtualClock
 from pipemax_worker.planner.workload import Workload
 

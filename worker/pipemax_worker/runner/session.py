@@ -9,23 +9,21 @@ from dataclasses import dataclass
 import msgspec
 
 from pipemax_worker.contract.clock import Clock, MonotonicClock
-from pipemax_worker.contract.geometry import KV_DTYPE_BYTES, KVGeometry, Tier
+from pipemax_worker.contract.geometry import KVGeometry, Tier
 from pipemax_worker.contract.messages import StageReady
-from pipemax_worker.contract.weights import weight_bytes
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.engine import Engine
 from pipemax_worker.engine.policies import build_policy
 from pipemax_worker.engine.scheduler import Scheduler
 from pipemax_worker.kvcache.block_manager import BlockManager
 from pipemax_worker.kvcache.eviction import CachedEviction
-from pipemax_worker.performance.experts import derive_experts
 from pipemax_worker.performance.hardware import profile_for_device
 from pipemax_worker.performance.link import LinkEstimator
-from pipemax_worker.performance.roofline import RooflineEstimator, StageCost
+from pipemax_worker.performance.roofline import RooflineEstimator
+from pipemax_worker.performance.stage_costs import derive_stage_costs
 from pipemax_worker.pipeline.executor import PipelineExecutor
 from pipemax_worker.pipeline.gpus import gpu_memory_bytes
 from pipemax_worker.pipeline.settings import (
-    PipelineSettings,
     build_geometry,
     build_stage_configs,
 )
@@ -111,7 +109,7 @@ def build_scheduler(
         growth_reserve_ratio=settings.growth_reserve_ratio,
     )
     profile = profile_for_device(pipeline.device)
-    costs = [_stage_cost(pipeline, geometry, stage) for stage in range(geometry.num_stages)]
+    costs = derive_stage_costs(pipeline.model_config, geometry, pipeline.dtype)
     writes = None if write_budget is None else BlockWrites(write_budget, geometry.block_bytes())
     num_slots = {tier: geometry.num_slots(tier) for tier in Tier}
     blocks = BlockManager(num_slots, geometry.num_stages, CachedEviction(), writes)
@@ -121,18 +119,4 @@ def build_scheduler(
         build_policy(settings.policy),
         RooflineEstimator(profile, costs),
         LinkEstimator(profile),
-    )
-
-
-def _stage_cost(pipeline: PipelineSettings, geometry: KVGeometry, stage: int) -> StageCost:
-    config, layers_of_stage = pipeline.model_config, geometry.layers_of_stage
-    num_bytes = weight_bytes(config, layers_of_stage, stage, pipeline.dtype)
-    first = sum(layers_of_stage[:stage])
-    experts = derive_experts(config, range(first, first + layers_of_stage[stage]))
-    num_parameters = num_bytes // KV_DTYPE_BYTES[pipeline.dtype]
-    return StageCost(
-        weight_bytes=num_bytes,
-        num_parameters=num_parameters - (experts.num_parameters if experts is not None else 0),
-        kv_bytes_per_token=geometry.payload_bytes(stage) // geometry.block_tokens,
-        experts=experts,
     )

@@ -13,9 +13,9 @@ from pipemax_worker.contract.model_config import ModelConfig, parse_model_config
 from pipemax_worker.performance.batch_shape import BatchShape
 from pipemax_worker.performance.experts import ExpertLayers, derive_experts
 from pipemax_worker.performance.hardware import HardwareProfile
+from pipemax_worker.performance.stage_costs import derive_stage_costs
 from pipemax_worker.performance.step_cost import RooflineCost, StageCost
 from pipemax_worker.performance.step_table import GemmTable, TableCost
-from pipemax_worker.planner.stage_costs import derive_stage_costs
 
 SHAPES = Path(__file__).parents[4] / "tools" / "shapes"
 PROFILE = HardwareProfile("round", 1e12, 1e14, 1e10, 1e10, 1e9, 1e9, 0.0)

@@ -20,6 +20,7 @@ from pipemax_worker.contract.geometry import Tier, num_blocks_for
 from pipemax_worker.contract.statistics import CopyTotals, EngineStatistics, StageTotals
 from pipemax_worker.errors import RequestError
 from pipemax_worker.performance.correction import EstimatorAccuracy
+from pipemax_worker.performance.stage_costs import derive_stage_costs
 from pipemax_worker.planner.rivals import tensor_parallel
 from pipemax_worker.planner.rivals.buffered_decode import BufferedDecode, DecodeRates
 from pipemax_worker.planner.rivals.pipeline_prefill import (
@@ -29,7 +30,6 @@ from pipemax_worker.planner.rivals.pipeline_prefill import (
 )
 from pipemax_worker.planner.rivals.sequences import HostBuffer
 from pipemax_worker.planner.simulation import SimulationResult, SimulationSettings, hop_speed
-from pipemax_worker.planner.stage_costs import derive_stage_costs
 from pipemax_worker.planner.workload import Workload
 
 _ALIVE_SHARE = 0.5

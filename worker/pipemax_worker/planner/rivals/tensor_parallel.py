@@ -17,10 +17,10 @@ from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.contract.weights import weight_bytes
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.performance.batch_shape import BatchShape
+from pipemax_worker.performance.stage_costs import derive_stage_costs
 from pipemax_worker.performance.step_cost import StageCost, StepCost
 from pipemax_worker.planner.rivals.collectives import Collectives, derive_collectives
 from pipemax_worker.planner.simulation import SimulationSettings
-from pipemax_worker.planner.stage_costs import derive_stage_costs
 
 _ALL_REDUCES_PER_LAYER = 2
 _HIDDEN_ELEMENT_BYTES = 2

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 from kit.simulations import make_settings
 from pipemax_worker.performance.batch_shape import BatchShape
+from pipemax_worker.performance.stage_costs import derive_stage_costs
 from pipemax_worker.planner.rivals import simulate_rival, tensor_parallel
-from pipemax_worker.planner.stage_costs import derive_stage_costs
 from pipemax_worker.planner.workload import Workload
 
 SETTINGS = make_settings(device=200)
