@@ -106,7 +106,7 @@ def remove_cgroup(folder: Path) -> None:
     """Kill what is in it (a dead node's processes take a moment to go), then remove it."""
     for child in [path for path in folder.iterdir() if path.is_dir()]:
         remove_cgroup(child)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             folder.rmdir()
