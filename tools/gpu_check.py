@@ -2,6 +2,7 @@
 
     python tools/gpu_check.py            # 1, 2, ... stages as there are GPUs
     python tools/gpu_check.py --cpu      # the same on the CPU, to try the script itself
+    python tools/gpu_check.py --requests 150
 
 Each row: stages, tiers, KV type, right answers, generated tokens/s, what moved. Exits 1 if any run
 has less than 99 % of its answers right, or a tight run did not go through the tiers it names.
@@ -66,7 +67,7 @@ def runs_for(num_stages: int, device: str) -> list[Run]:
     ]
 
 
-def job_of(run: Run, device: str, output: Path) -> dict[str, Any]:
+def job_of(run: Run, device: str, prompts: Path, output: Path) -> dict[str, Any]:
     engine: dict[str, Any] = {"device": device, "kvDtype": run.kv_dtype}
     if run.device_kv is not None:
         engine["deviceKvCache"] = run.device_kv
@@ -87,7 +88,7 @@ def job_of(run: Run, device: str, output: Path) -> dict[str, Any]:
                 "name": "tiny",
                 "aliases": ["tiny-sorter"],
             },
-            "input": {"uri": str(QUICKSTART / "prompts.jsonl")},
+            "input": {"uri": str(prompts)},
             "output": {"uri": str(output)},
             "parallelism": {"stagesPerNode": run.num_stages},
             "engine": engine,
@@ -107,25 +108,32 @@ def environment() -> dict[str, str]:
 
 
 def right_answers(output: Path) -> tuple[int, int]:
+    """Of the prompts beside ``output``."""
     checked = subprocess.run(
         [sys.executable, str(ROOT / "tools" / "check_answers.py"), str(output),
-         str(QUICKSTART / "prompts.jsonl")],
+         str(output.parent / "prompts.jsonl")],
         capture_output=True, text=True, env=environment(), check=False,
     )  # fmt: skip
     found = RIGHT.search(checked.stdout)
     return (int(found[1]), int(found[2])) if found else (0, 1)
 
 
-def write_job(folder: Path, run: Run, device: str) -> tuple[Path, Path]:
+def write_job(
+    folder: Path, run: Run, device: str, num_requests: int | None = None
+) -> tuple[Path, Path]:
+    """The first ``num_requests`` questions, or all."""
     output = folder / "out"
+    prompts = folder / "prompts.jsonl"
+    lines = (QUICKSTART / "prompts.jsonl").read_bytes().splitlines(keepends=True)
+    prompts.write_bytes(b"".join(lines[:num_requests]))
     job_file = folder / "job.yaml"
-    job_file.write_text(json.dumps(job_of(run, device, output)))  # JSON is YAML
+    job_file.write_text(json.dumps(job_of(run, device, prompts, output)))  # JSON is YAML
     return job_file, output
 
 
-def carry_out(run: Run, device: str) -> bool:
+def carry_out(run: Run, device: str, num_requests: int | None) -> bool:
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as name:
-        job_file, output = write_job(Path(name), run, device)
+        job_file, output = write_job(Path(name), run, device, num_requests)
         start = time.monotonic()
         ran = subprocess.run(
             pipemax("run", str(job_file)),
@@ -196,13 +204,14 @@ def main() -> int:
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--stages", type=int, nargs="*")
     parser.add_argument("--only", nargs="*", help="names of runs; default: all of them")
+    parser.add_argument("--requests", type=int, help="of the quickstart; default: all of them")
     options = parser.parse_args()
     device = "cpu" if options.cpu else "cuda"
     most = 2 if options.cpu else count_gpus()
     stages = options.stages or [n for n in (1, 2, 4, 8) if n <= most]
     runs = [run for n in stages for run in runs_for(n, device)]
     wanted = [run for run in runs if options.only is None or run.name in options.only]
-    results = [carry_out(run, device) for run in wanted]
+    results = [carry_out(run, device, options.requests) for run in wanted]
     results.append(stop_and_resume(runs_for(stages[-1], device)[0], device))
     print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
     return 0 if all(results) else 1

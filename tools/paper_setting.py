@@ -26,10 +26,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "worker"))
 
 from make_workload import write_lengths  # noqa: E402
+from pipemax_worker.cli.detect import read_node_profile  # noqa: E402
 from pipemax_worker.cli.plan_settings import deriver  # noqa: E402
 from pipemax_worker.contract.model_config import load_model_config  # noqa: E402
 from pipemax_worker.job import InferenceJob  # noqa: E402
-from pipemax_worker.performance.node_profile import load_node_profile  # noqa: E402
+from pipemax_worker.job.quantities import parse_quantity  # noqa: E402
+from pipemax_worker.performance.node_profile import NodeProfile, load_node_profile  # noqa: E402
 from pipemax_worker.planner.plan import simulate_system  # noqa: E402
 from pipemax_worker.planner.plan_search import EngineChoice  # noqa: E402
 from pipemax_worker.planner.simulation import SimulationResult  # noqa: E402
@@ -83,8 +85,18 @@ class Setting:
             }
         )
 
+    def node(self) -> NodeProfile:
+        """A card by its name, or as ``pipemax plan --detect`` has found this machine, with no more
+        memory than a process may take here."""
+        hardware, memory = self.document["hardware"], self.document["memory"]
+        if not hardware.endswith((".yaml", ".yml")):
+            return load_node_profile(f"{self.stages}x{hardware}")
+        node = read_node_profile(Path(hardware))
+        most = min(node.gpu.memory_bytes, parse_quantity(memory) if memory else sys.maxsize)
+        return node.model_copy(update={"gpu": node.gpu.model_copy(update={"memory_bytes": most})})
+
     def simulate(self, policy: str, workload: Workload, folder: Path) -> SimulationResult:
-        node = load_node_profile(f"{self.stages}x{self.document['hardware']}")
+        node = self.node()
         derive = deriver(self.job(), load_model_config(folder), node)
         num = micro_batches_of(policy, self.stages, self.document["microBatches"])
         choice = EngineChoice(policy, num_micro_batches=num)
@@ -198,7 +210,7 @@ def parse_arguments() -> argparse.Namespace:
     predicting.add_argument("file", type=Path)
     predicting.add_argument("--shape", type=Path, default=ROOT / "tools/shapes/Llama-2-70B")
     predicting.add_argument("--half-depth", action="store_true")
-    predicting.add_argument("--hardware", default="h200-24g", help="card of the node profile")
+    predicting.add_argument("--hardware", default="h200-24g", help="card, or a profile (YAML)")
     predicting.add_argument("--stages", type=int, default=8)
     predicting.add_argument("--workload", default="sharegpt", help="a name, or a file of lengths")
     predicting.add_argument("--policies", default="vllm,tdpipe,pipemax,fused")
