@@ -10,7 +10,7 @@ The scheduler and its parts are the only writers of ``RequestState``; blocks are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -26,6 +26,7 @@ from pipemax_worker.engine.accounting import StageTimes
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.lifecycle import Lifecycle
 from pipemax_worker.engine.lockstep import Lockstep, start_lockstep
+from pipemax_worker.engine.lockstep_short_turn import LockstepParts
 from pipemax_worker.engine.message import MessageDraft, Plan
 from pipemax_worker.engine.parking import Parking
 from pipemax_worker.engine.request_state import RequestState
@@ -33,6 +34,7 @@ from pipemax_worker.engine.rotation import Rotation
 from pipemax_worker.engine.rows import RowBuilder
 from pipemax_worker.engine.snapshot import derive_statistics
 from pipemax_worker.engine.stall import StallBreaker
+from pipemax_worker.engine.turn_counter import TurnCounter
 from pipemax_worker.engine.view import Composition, Policy, PolicyState, SteadyPolicy
 from pipemax_worker.engine.view_builder import ViewBuilder
 from pipemax_worker.errors import InvariantError
@@ -76,16 +78,14 @@ class Scheduler:
         self.parking = Parking(config, block_manager, self._lifecycle, estimator, links)
         self._draft = MessageDraft()
         self._next_request_id = 0
-        self._next_sequence = 0
-        self._next_micro_batch_id = 0
-        self._num_in_flight = 0
+        self._turns = TurnCounter(config.num_micro_batches)
         self._has_changed = False
 
     def continue_from(self, former: Scheduler) -> None:
         """Before the first request: count requests and messages on from ``former``, whose stages
         these are: to them a number stands for one request, or one message, for ever."""
         self._next_request_id = former._next_request_id
-        self._next_sequence = former._next_sequence
+        self._turns.next_sequence = former._turns.next_sequence
 
     # --- requests
 
@@ -154,24 +154,20 @@ class Scheduler:
         self._lifecycle.micro_batches.forget_predictions()
         for _ in range(_MAX_PASSES):
             self._has_changed = self._lifecycle.advance_transit(self._draft)
-            for micro_batch_id in self._turn_order():
+            for micro_batch_id in self._turns.order():
                 if self._compose(micro_batch_id, now):
                     return self._send(micro_batch_id)
             if not self._has_changed:
                 break
-        if self._num_in_flight == 0 and self.has_unfinished_requests:
+        if self._turns.num_in_flight == 0 and self.has_unfinished_requests:
             return self._break_stall(now)
         return self.schedule_copies()
-
-    def _turn_order(self) -> Iterator[int]:
-        num = self.config.num_micro_batches
-        return ((self._next_micro_batch_id + offset) % num for offset in range(num))
 
     def _break_stall(self, now: float) -> Plan | None:
         """Nothing runs and no row could be built: one request gets all the room there is."""
         focus = None if self._draft.has_copies else self._stall.make_room(self._draft)
         if self._draft.has_copies:
-            return self._send(self._next_micro_batch_id)
+            return self._send(self._turns.next_micro_batch_id)
         if focus is not None and focus.micro_batch_id is not None:
             micro_batch_id = focus.micro_batch_id
             if self._compose(micro_batch_id, now):
@@ -201,7 +197,7 @@ class Scheduler:
             self._lifecycle.admit(request_id, micro_batch_id, self._draft)
         chosen = [(states[request_id], 1) for request_id in composition.decode]
         chosen += [(states[request_id], num) for request_id, num in composition.chunks]
-        self._rows.build(self._draft, chosen, micro_batch_id, self._next_sequence)
+        self._rows.build(self._draft, chosen, micro_batch_id, self._turns.next_sequence)
         if not self._draft.rows:
             return False
         self._follow_up(micro_batch_id, composition)
@@ -229,47 +225,52 @@ class Scheduler:
             self._lifecycle.newly_finished_ids,
             [],
         )
-        plan = draft.build(self._next_sequence, micro_batch_id)
+        plan = draft.build(self._turns.next_sequence, micro_batch_id)
         self._lifecycle.residency.note_stored(self._manager.close_message())
-        self._next_sequence += 1
-        self._num_in_flight += 1
+        has_rows = bool(plan.stage_input.scheduled)
+        self._turns.note_sent(micro_batch_id, has_rows=has_rows)
         self._lifecycle.accounting.num_steps += 1
-        if plan.stage_input.scheduled:
+        if has_rows:
             self._lifecycle.admission.note_turn()
-            num = self.config.num_micro_batches
-            self._next_micro_batch_id = (micro_batch_id + 1) % num
         return plan
 
     def schedule_copies(self) -> Plan | None:
         """A message with the copies that were ordered and not sent yet; None if there are none."""
-        return self._send(self._next_micro_batch_id) if self._draft.has_copies else None
+        return self._send(self._turns.next_micro_batch_id) if self._draft.has_copies else None
 
-    # --- turns that are known beforehand
+    # --- turns in lock-step
 
-    def begin_lockstep(self, plans: Iterable[Plan], min_turns: int) -> Lockstep | None:
-        """Turns that only add a token to each row, after ``plans`` in flight; None if the next ones
-        are others, or too few to be worth it. Nothing else of the scheduler works until
-        ``end_lockstep``."""
+    def begin_lockstep(self, plans: Iterable[Plan], token_id: int) -> Lockstep | None:
+        """Takes the turns after ``plans`` in flight, every output of which is ``token_id``, in this
+        scheduler's place, which is of no use until it ends; None where that cannot be."""
         if self._draft.has_copies or not isinstance(self._policy, SteadyPolicy):
             return None
-        parts = (self.config, self._manager, self._lifecycle, self._views, self._policy)
-        numbers = (self._next_sequence, self._next_micro_batch_id)
-        return start_lockstep(parts, numbers, tuple(plans), min_turns)
+        parts = LockstepParts(
+            self.config,
+            self._manager,
+            self._lifecycle,
+            self._views,
+            self._policy,
+            self._rows,
+            self._turns,
+            self.take_turn,
+        )
+        return start_lockstep(parts, plans, token_id)
 
-    def end_lockstep(
-        self,
-        lockstep: Lockstep,
-        num_in_flight: int,
-        delivered: Iterable[Sequence[StageTimes]],
-        token_id: int,
-    ) -> None:
-        """Take over what ``lockstep`` has done; ``delivered``: times by stage of each message that
-        came back, ``token_id``: what all of them have sampled."""
-        lockstep.write(token_id)
-        self._lifecycle.accounting.note_times(delivered)
-        self._next_sequence = lockstep.next_sequence
-        self._next_micro_batch_id = lockstep.next_micro_batch_id
-        self._num_in_flight = num_in_flight
+    @property
+    def next_sequence(self) -> int:
+        return self._turns.next_sequence
+
+    def note_times(self, messages: Iterable[Sequence[StageTimes]]) -> None:
+        """Of messages that came back in lock-step: what each was to each stage."""
+        self._lifecycle.accounting.note_times(messages)
+
+    def take_turn(self, micro_batch_id: int, now: float) -> tuple[Plan | None, bool]:
+        """Of this micro-batch: (its message, None if it has no row; whether others may have rows
+        now that had none)."""
+        self._has_changed = False
+        plan = self._send(micro_batch_id) if self._compose(micro_batch_id, now) else None
+        return plan, self._has_changed
 
     def schedule_parking(self, seconds_left: float) -> Plan | None:
         """After ``parking.start``: the next message of it, or None if nothing is to be ordered
@@ -295,5 +296,5 @@ class Scheduler:
 
     def update_from_output(self, plan: Plan, sampled: Mapping[int, SampledToken]) -> None:
         """The last stage is through with ``plan``; ``sampled`` holds its tokens by request id."""
-        self._num_in_flight -= 1
+        self._turns.num_in_flight -= 1
         self._lifecycle.take_output(plan, sampled)

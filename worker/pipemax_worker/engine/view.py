@@ -200,13 +200,21 @@ class Policy(Protocol):
 
 @runtime_checkable
 class SteadyPolicy(Policy, Protocol):
-    """A policy without a state of its own that always takes all rows that decode."""
+    """A policy without a state of its own that always takes all rows that decode, and transfers
+    nobody."""
 
     def budget_bytes(self, view: SchedulerView, shape: BatchShape) -> int:
         """The prefetch budget beside a step of ``shape``."""
         ...
 
-    def admits(self, view: SchedulerView, num_rows: int) -> bool:
-        """Whether ``compose`` would admit anyone beside ``num_rows`` that decode, where nobody has
-        to be preempted. ``view`` is that of ``ViewBuilder.build_for_admission``."""
+    def choose_prompts(
+        self,
+        view: SchedulerView,
+        rows: Sequence[ReadyRequest],
+        num_decode: int,
+        *,
+        may_admit: bool = True,
+    ) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+        """(admit, chunks) of ``compose`` beside ``num_decode`` rows that decode, which need not be
+        in ``view.ready``. ``rows``: those of it that nobody preempts."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from heapq import nlargest, nsmallest
 from itertools import islice
 from operator import attrgetter
@@ -28,7 +29,7 @@ _MAX_LACKING = 64
 _MAX_PREEMPTIBLE = 8
 _MAX_POOLED = 128
 _EMPTY = BatchShape(0, 0, 0)
-_LEAST_RECENTLY_RUN = attrgetter("last_turn", "request_id")
+LEAST_RECENTLY_RUN = attrgetter("last_turn", "request_id")
 
 
 class ViewBuilder:
@@ -68,11 +69,16 @@ class ViewBuilder:
         preemptible = self._preemptible() if is_short else ()
         return self._show(micro_batch_id, ready, waiting, preemptible, following, state)
 
-    def build_for_admission(
-        self, micro_batch_id: int, waiting: tuple[WaitingRequest, ...]
+    def build_beside_steady_rows(
+        self,
+        micro_batch_id: int,
+        others: Iterable[RequestState],
+        waiting: tuple[WaitingRequest, ...],
     ) -> SchedulerView:
-        """``build``, but for what only decodes and where it is."""
-        return self._show(micro_batch_id, (), waiting, (), None, PolicyState())
+        """``build`` for a ``SteadyPolicy`` where no blocks are short: of the micro-batch's members
+        that can run it shows ``others`` alone."""
+        ready = self._describe_ready(others)
+        return self._show(micro_batch_id, ready, waiting, (), None, PolicyState())
 
     def _show(
         self,
@@ -128,9 +134,12 @@ class ViewBuilder:
 
     def _ready(self, micro_batch: MicroBatch) -> tuple[ReadyRequest, ...]:
         """The hot path: once for every row of every turn."""
-        run_ahead, block_tokens = self._config.run_ahead, self._config.block_tokens
-        states = ready_states(micro_batch.resident.values(), run_ahead)
-        states.sort(key=_LEAST_RECENTLY_RUN)
+        states = ready_states(micro_batch.resident.values(), self._config.run_ahead)
+        states.sort(key=LEAST_RECENTLY_RUN)
+        return self._describe_ready(states)
+
+    def _describe_ready(self, states: Iterable[RequestState]) -> tuple[ReadyRequest, ...]:
+        block_tokens = self._config.block_tokens
         return tuple(
             [
                 ReadyRequest(
@@ -179,21 +188,24 @@ class ViewBuilder:
         them, never the oldest of all: somebody must get through."""
         lifecycle = self._lifecycle
         parked = [self._describe_parked(state) for state in lifecycle.admission.parked()]
-        running = [state for micro_batch in lifecycle.micro_batches for state in micro_batch]
-        oldest_id = min((state.request_id for state in running), default=-1)
-        if self._config.host_eviction is HostEviction.LRU:
-            victims = nsmallest(_MAX_PREEMPTIBLE, running, key=_LEAST_RECENTLY_RUN)
-        else:
-            victims = nlargest(_MAX_PREEMPTIBLE, running, key=lambda state: state.request_id)
         return tuple(candidate for candidate in parked if candidate.num_own_blocks) + tuple(
             PreemptibleRequest(
                 request_id=state.request_id,
                 num_own_blocks=len(lifecycle.residency.own_block_ids(state)),
                 num_computed_tokens=state.num_computed_tokens,
             )
-            for state in victims
-            if state.request_id != oldest_id and state.preemption is None
+            for state in self.victims()
         )
+
+    def victims(self) -> list[RequestState]:
+        """Running requests that may be preempted, the first choice first."""
+        running = [state for batch in self._lifecycle.micro_batches for state in batch]
+        oldest_id = min((state.request_id for state in running), default=-1)
+        if self._config.host_eviction is HostEviction.LRU:
+            victims = nsmallest(_MAX_PREEMPTIBLE, running, key=LEAST_RECENTLY_RUN)
+        else:
+            victims = nlargest(_MAX_PREEMPTIBLE, running, key=lambda state: state.request_id)
+        return [s for s in victims if s.request_id != oldest_id and s.preemption is None]
 
     def _describe_parked(self, state: RequestState) -> PreemptibleRequest:
         own = self._lifecycle.residency.own_block_ids(state)

@@ -80,15 +80,7 @@ class SimulatedPipeline:
     # --- the Executor protocol
 
     def submit(self, stage_input: StageInput) -> None:
-        shape = shape_of(stage_input)
-        now = self._clock.seconds
-        turns = self._run(stage_input, shape, now)
-        self._order_copies(stage_input, turns)
-        self._messages.append(
-            Message(stage_input.sequence, shape.num_tokens, turns, self._sample(stage_input, turns))
-        )
-        for request_id in stage_input.finished_ids:
-            self._tokens.pop(request_id, None)
+        self._messages.append(self.run(stage_input))
 
     def collect(self, timeout_seconds: float) -> Sequence[ExecutorEvent]:
         if self._messages:
@@ -116,10 +108,21 @@ class SimulatedPipeline:
     def has_copies(self) -> bool:
         return bool(self._copies)
 
+    def run(self, stage_input: StageInput) -> Message:
+        """This message, now; whoever runs it waits for it."""
+        shape = shape_of(stage_input)
+        turns = self._run(stage_input, shape, self._clock.seconds)
+        self._order_copies(stage_input, turns)
+        for request_id in stage_input.finished_ids:
+            self._tokens.pop(request_id, None)
+        return Message(
+            stage_input.sequence, shape.num_tokens, turns, self._sample(stage_input, turns)
+        )
+
     def run_rows(
         self, sequence: int, micro_batch_id: int, shape: BatchShape, *, is_fed_back: bool
     ) -> Message:
-        """A message of decode rows and nothing else, now."""
+        """A message of which only the shape is known, now."""
         arrival = self._fed_back(micro_batch_id) if is_fed_back else 0.0
         turns = self._run_rows(shape, arrival, self._clock.seconds)
         self._last_outputs[micro_batch_id] = turns[-1].end

@@ -8,6 +8,7 @@ import msgspec
 
 from pipemax_worker.contract.geometry import KVGeometry, Tier
 from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.contract.request import FinishedRequest
 from pipemax_worker.contract.statistics import EngineStatistics
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.engine import Engine
@@ -136,18 +137,22 @@ class Simulation:
                 num_given += 1
             if not engine.has_unfinished_requests:
                 break
-            if self.settings.fast_forward:
-                self.fast_forward.run()
-            self._num_finished += len(engine.step())
+            self._num_finished += len(self.step())
             engine.take_step_records()
             is_full = engine.num_waiting > 0 or num_given < num_requests
             if begin is None and self._num_finished >= num_first and is_full:
                 begin = self._sample()
             elif begin is not None and end is None and not is_full:
                 end = self._sample()
+        self.fast_forward.end()
         return self._result(begin, end)
 
+    def step(self) -> list[FinishedRequest]:
+        """A step of the engine, or the turns of many that have no effect but the last one's."""
+        return self.fast_forward.step() if self.settings.fast_forward else self.engine.step()
+
     def _sample(self) -> tuple[float, EngineStatistics]:
+        self.fast_forward.write()
         return self.clock.now(), self.engine.statistics
 
     def _result(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit.simulations import make_settings
 from pipemax_worker.contract.request import FinishedRequest
-from pipemax_worker.engine.policies import POLICIES
+from pipemax_worker.engine.output_lengths import LengthPrediction
 from pipemax_worker.performance.batch_shape import BatchShape
 from pipemax_worker.performance.correction import CorrectedEstimator
 from pipemax_worker.planner.simulation import Simulation, SimulationResult, SimulationSettings
@@ -25,7 +25,7 @@ def run(
     settings = msgspec.structs.replace(settings, fast_forward=fast_forward)
     simulation = Simulation(settings, work)
     finished: Finished = []
-    step = simulation.engine.step
+    step = simulation.step
 
     def record() -> list[FinishedRequest]:
         ended = step()
@@ -33,7 +33,7 @@ def run(
         finished.extend((one.key.offset, len(one.token_ids), now) for one in ended)
         return ended
 
-    simulation.engine.step = record  # type: ignore[method-assign]
+    simulation.step = record  # type: ignore[method-assign]
     result = simulation.run()
     simulation.manager.check_integrity()
     return result, finished, simulation.fast_forward.num_turns
@@ -95,20 +95,26 @@ def test_where_turns_do_more_nothing_is_skipped(settings: SimulationSettings) ->
 
 @st.composite
 def runs(draw: st.DrawFn) -> tuple[SimulationSettings, Workload]:
+    longest = draw(st.sampled_from([3, 20, 80]))
     lengths = draw(
-        st.lists(st.tuples(st.integers(1, 40), st.integers(1, 80)), min_size=1, max_size=24)
+        st.lists(st.tuples(st.integers(1, 40), st.integers(1, longest)), min_size=1, max_size=40)
     )
     settings = make_settings(
-        policy=draw(st.sampled_from(sorted(POLICIES))),
+        policy=draw(st.sampled_from(["fused", "fused", "vllm", "vllm", "pipemax", "tdpipe"])),
         num_stages=draw(st.sampled_from([1, 2, 4])),
-        device=draw(st.integers(32, 160)),
-        look_ahead=draw(st.sampled_from([2, 1024])),
+        device=draw(st.one_of(st.integers(32, 70), st.integers(70, 600))),
+        look_ahead=draw(st.sampled_from([1, 2, 1024])),
         run_ahead=draw(st.booleans()),
         growth_reserve_ratio=draw(st.sampled_from([0.0, 1.0])),
-        max_batched_tokens=draw(st.sampled_from([8, 32])),
-        max_num_requests=draw(st.sampled_from([2, 64])),
+        max_batched_tokens=draw(st.sampled_from([8, 32, 100])),
+        target_batched_tokens=draw(st.sampled_from([None, 5])),
+        max_num_requests=draw(st.sampled_from([2, 5, 64])),
+        max_num_running=draw(st.sampled_from([None, 3])),
+        feedback_depth=draw(st.sampled_from([1, 3, 64])),
+        length_prediction=draw(st.sampled_from(LengthPrediction)),
+        balances_counts=draw(st.booleans()),
     )
-    return settings, Workload(tuple(lengths), draw(st.sampled_from([None, 80])))
+    return settings, Workload(tuple(lengths), draw(st.sampled_from([None, 10, 80])))
 
 
 @given(runs())

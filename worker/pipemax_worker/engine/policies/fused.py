@@ -10,6 +10,7 @@ skips its turn, so nothing ever stalls, and the least recently run go first, so 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from pipemax_worker.engine.policies.composing import (
@@ -24,7 +25,7 @@ from pipemax_worker.engine.policies.composing import (
     rows_that_stay,
 )
 from pipemax_worker.engine.preemption import choose_preemptions
-from pipemax_worker.engine.view import Composition, SchedulerView
+from pipemax_worker.engine.view import Composition, ReadyRequest, SchedulerView
 from pipemax_worker.performance.batch_shape import BatchShape
 
 _BALANCE_TOLERANCE = 1e-6
@@ -41,9 +42,7 @@ class FusedPolicy:
         preempt = choose_preemptions(view, num_short_blocks(view))
         rows = rows_that_stay(view, preempt)
         decode = decode_rows(view, rows)
-        chunks = cut_chunks(view, rows, view.token_target - len(decode), len(decode))
-        admit, new_chunks = ((), ()) if preempt else _admit(view, len(decode), chunks)
-        chunks += new_chunks
+        admit, chunks = self.choose_prompts(view, rows, len(decode), may_admit=not preempt)
         budget_bytes = prefetch_budget_bytes(view, derive_shape(view, decode, chunks))
         return Composition(
             admit=admit,
@@ -54,8 +53,19 @@ class FusedPolicy:
             prefetch_budget_bytes=budget_bytes,
         )
 
-    def admits(self, view: SchedulerView, num_rows: int) -> bool:
-        return bool(_admit(view, num_rows, ())[0])
+    def choose_prompts(
+        self,
+        view: SchedulerView,
+        rows: Sequence[ReadyRequest],
+        num_decode: int,
+        *,
+        may_admit: bool = True,
+    ) -> tuple[tuple[int, ...], Chunks]:
+        chunks = cut_chunks(view, rows, view.token_target - num_decode, num_decode)
+        if not may_admit:
+            return (), chunks
+        admit, more = _admit(view, num_decode, chunks)
+        return admit, chunks + more
 
     def budget_bytes(self, view: SchedulerView, shape: BatchShape) -> int:
         return prefetch_budget_bytes(view, shape)

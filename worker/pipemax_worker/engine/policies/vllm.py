@@ -8,14 +8,17 @@ blocks run short the youngest is preempted and computed again. Nothing is offloa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipemax_worker.engine.policies.composing import (
+    Chunks,
     admit_prompts,
     cut_chunks,
     decode_rows,
     rows_that_stay,
 )
 from pipemax_worker.engine.preemption import recompute_youngest
-from pipemax_worker.engine.view import Composition, SchedulerView
+from pipemax_worker.engine.view import Composition, ReadyRequest, SchedulerView
 from pipemax_worker.performance.batch_shape import BatchShape
 
 
@@ -30,24 +33,29 @@ class VLLMPolicy:
         preempt = recompute_youngest(view)
         rows = rows_that_stay(view, preempt)
         decode = decode_rows(view, rows)
-        chunks = cut_chunks(view, rows, view.max_batched_tokens - len(decode), len(decode))
-        num_left = view.max_batched_tokens - len(decode) - sum(num for _, num in chunks)
-        num_rows = len(decode) + len(chunks)
-        admit, new_chunks = (
-            ((), ())
-            if preempt
-            else admit_prompts(view, view.waiting, num_left, num_rows, lambda _: True)
-        )
+        admit, chunks = self.choose_prompts(view, rows, len(decode), may_admit=not preempt)
         return Composition(
             admit=admit,
-            chunks=chunks + new_chunks,
+            chunks=chunks,
             decode=tuple(row.request_id for row in decode),
             preempt=preempt,
         )
 
-    def admits(self, view: SchedulerView, num_rows: int) -> bool:
-        num_left = view.max_batched_tokens - num_rows
-        return bool(admit_prompts(view, view.waiting, num_left, num_rows, lambda _: True)[0])
+    def choose_prompts(
+        self,
+        view: SchedulerView,
+        rows: Sequence[ReadyRequest],
+        num_decode: int,
+        *,
+        may_admit: bool = True,
+    ) -> tuple[tuple[int, ...], Chunks]:
+        chunks = cut_chunks(view, rows, view.max_batched_tokens - num_decode, num_decode)
+        if not may_admit:
+            return (), chunks
+        num_left = view.max_batched_tokens - num_decode - sum(num for _, num in chunks)
+        num_rows = num_decode + len(chunks)
+        admit, more = admit_prompts(view, view.waiting, num_left, num_rows, lambda _: True)
+        return admit, chunks + more
 
     def budget_bytes(self, view: SchedulerView, shape: BatchShape) -> int:
         return 0
