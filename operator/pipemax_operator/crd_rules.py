@@ -74,24 +74,19 @@ def _place_rules() -> list[Rule]:
 
 def _transition_rules() -> list[Rule]:
     return [
-        Rule(
-            "spec",
-            f"has(self.{name}) == has(oldSelf.{name}) && "
-            f"(!has(self.{name}) || self.{name} == oldSelf.{name})",
-            f"spec.{name} cannot be changed: make a new InferenceJob",
-            f".{name}",
-        )
-        for name in IMMUTABLE_FIELDS
-    ] + [
-        Rule(
-            "spec.parallelism",
-            f"has(self.{name}) == has(oldSelf.{name}) && "
-            f"(!has(self.{name}) || self.{name} == oldSelf.{name})",
-            f"spec.parallelism.{name} cannot be changed: make a new InferenceJob",
-            f".{name}",
-        )
-        for name in ("stagesPerNode", "layersPerStage")
+        *(_unchangeable("spec", name) for name in IMMUTABLE_FIELDS),
+        *(_unchangeable("spec.parallelism", name) for name in ("stagesPerNode", "layersPerStage")),
     ]
+
+
+def _unchangeable(path: str, name: str) -> Rule:
+    return Rule(
+        path,
+        f"has(self.{name}) == has(oldSelf.{name}) && "
+        f"(!has(self.{name}) || self.{name} == oldSelf.{name})",
+        f"{path}.{name} cannot be changed: make a new InferenceJob",
+        f".{name}",
+    )
 
 
 CEL_RULES: tuple[Rule, ...] = (

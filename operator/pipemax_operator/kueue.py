@@ -13,7 +13,12 @@ from typing import Any
 from pipemax_worker.job import InferenceJob
 
 from pipemax_operator import names
-from pipemax_operator.observed import JobCondition, Observed, ObservedJob, ObservedWorkload
+from pipemax_operator.observed import (
+    Observed,
+    ObservedJob,
+    ObservedWorkload,
+    parse_conditions,
+)
 
 Document = dict[str, Any]
 
@@ -38,10 +43,7 @@ def parse_workload(document: Document) -> ObservedWorkload:
         name=metadata["name"],
         is_active=(document.get("spec") or {}).get("active", True),
         is_stopped_by_operator=STOPPED_ANNOTATION in (metadata.get("annotations") or {}),
-        conditions=tuple(
-            JobCondition(c["type"], c["status"], c.get("reason", ""), c.get("message", ""))
-            for c in status.get("conditions") or ()
-        ),
+        conditions=parse_conditions(status),
     )
 
 

@@ -11,11 +11,11 @@ from pipemax_operator.kueue import QUEUE_LABEL, parse_workload
 from pipemax_operator.manifests.batch_job import DIGEST_ANNOTATION
 from pipemax_operator.observed import (
     DEFAULT_GPU_RESOURCE,
-    JobCondition,
     Observed,
     ObservedJob,
     ObservedNode,
     ObservedPod,
+    parse_conditions,
 )
 from pipemax_operator.pod_events import add_events
 from pipemax_operator.progress import parse_progress
@@ -71,10 +71,7 @@ def parse_batch_job(document: Document) -> ObservedJob:
         failed=status.get("failed", 0),
         num_failed_indexes=count_indexes(status.get("failedIndexes", "")),
         start_time=parse_time(start) if start else None,
-        conditions=tuple(
-            JobCondition(c["type"], c["status"], c.get("reason", ""), c.get("message", ""))
-            for c in status.get("conditions") or ()
-        ),
+        conditions=parse_conditions(status),
     )
 
 

@@ -23,6 +23,14 @@ class JobCondition:
     message: str = ""
 
 
+def parse_conditions(status: Mapping[str, Any]) -> tuple[JobCondition, ...]:
+    """Of the status of a Job or a Workload."""
+    return tuple(
+        JobCondition(c["type"], c["status"], c.get("reason", ""), c.get("message", ""))
+        for c in status.get("conditions") or ()
+    )
+
+
 @dataclass(frozen=True)
 class ObservedJob:
     """The child batch/v1 Job. ``spec_digest``: of the spec that it was made from; ``queue_name``:

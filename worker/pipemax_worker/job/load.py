@@ -76,8 +76,11 @@ def _sentence(fault: Fault, source_name: str) -> str:
     return f"{source_name}:{fault.line}: {field + ': ' if field else ''}{fault.message}"
 
 
-def dump_job(job: InferenceJob) -> str:
-    """The YAML of ``job`` with the fields that were given; parse_job(dump_job(job), ...) == job."""
-    fields = job.model_dump(mode="json", by_alias=True, exclude_unset=True)
+def dump_job(job: InferenceJob, with_defaults: bool = True) -> str:
+    """The YAML of ``job`` with the fields that were given, or of these with those that are not what
+    they are by default; parse_job(dump_job(job), ...) == job."""
+    fields = job.model_dump(
+        mode="json", by_alias=True, exclude_unset=True, exclude_defaults=not with_defaults
+    )
     text: str = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
     return text
