@@ -41,9 +41,8 @@ class Residency:
             return False
         if state.packed_slots is not None:
             state.packed_slots += self._manager.device_slots(block_ids)
-        for block_id in block_ids:
-            self.held[block_id] = state
-            state.on_device[block_id] = None
+        self.held.update(dict.fromkeys(block_ids, state))
+        state.on_device.update(dict.fromkeys(block_ids))
         state.block_ids += block_ids
         return True
 
@@ -121,22 +120,25 @@ class Residency:
         return state.packed_slots
 
     def missing(self, state: RequestState) -> list[int]:
-        on_device = state.on_device
-        return [block_id for block_id in state.block_ids if block_id not in on_device]
+        """Its blocks that are not on the device, in order. Blocks leave head first, so nearly
+        always they are all that come before those that are there."""
+        on_device, block_ids = state.on_device, state.block_ids
+        num_missing = len(block_ids) - len(on_device)
+        if block_ids[num_missing:] == list(on_device):
+            return block_ids[:num_missing]
+        return [block_id for block_id in block_ids if block_id not in on_device]
 
     def load(self, block_ids: Sequence[int]) -> CopyJob | None:
         """Order the load of blocks that requests lack; None if there is no room."""
         job = self._manager.order_load(block_ids, self.held)
-        if job is not None:
-            holders = dict.fromkeys(map(self.held.__getitem__, block_ids))
-            if not self.shared.keys().isdisjoint(block_ids):
-                holders = dict.fromkeys(chain.from_iterable(map(self.holders, block_ids)))
-            for holder in holders:
-                here = holder.block_ids
-                if missing := set(self._manager.missing_on_device(here)):
-                    here = [block_id for block_id in here if block_id not in missing]
-                holder.on_device = dict.fromkeys(here)
-                self._refresh(holder)
+        if job is None:
+            return None
+        holders = dict.fromkeys(map(self.held.__getitem__, block_ids))
+        if not self.shared.keys().isdisjoint(block_ids):
+            holders = dict.fromkeys(chain.from_iterable(map(self.holders, block_ids)))
+        for holder in holders:
+            holder.on_device = dict.fromkeys(self._manager.present_on_device(holder.block_ids))
+            self._refresh(holder)
         return job
 
     def _refresh(self, state: RequestState) -> None:
@@ -169,30 +171,39 @@ class Residency:
         chosen: list[int] = []
         for victim in victims:
             block_ids = self._droppable_blocks(victim, num_blocks - len(chosen))
-            if block_ids:
-                if len(block_ids) == len(victim.on_device):
-                    victim.on_device.clear()
-                else:
-                    for block_id in block_ids:
-                        del victim.on_device[block_id]
-                victim.packed_slots = None
-                self._refresh(victim)
-            chosen += block_ids
-            if len(chosen) == num_blocks:
-                break
             micro_batch = self._micro_batches.of(victim)
+            if block_ids:
+                self._take(victim, block_ids)
+                if micro_batch is not None:
+                    micro_batch.refresh(victim)
+                chosen += block_ids
+                if len(chosen) == num_blocks:
+                    break
             if micro_batch is not None:
                 micro_batch.partly.pop(victim.request_id, None)  # nothing more to take
         return chosen
+
+    def _take(self, victim: RequestState, block_ids: Sequence[int]) -> None:
+        """These blocks of ``victim``, in order, leave the device."""
+        victim.packed_slots = None
+        on_device = victim.on_device
+        if len(block_ids) == len(on_device):
+            victim.on_device = {}
+        elif self.shared:
+            for block_id in block_ids:
+                del on_device[block_id]
+        else:  # they are the first ones
+            victim.on_device = dict.fromkeys(islice(on_device, len(block_ids), None))
 
     def _droppable_blocks(self, victim: RequestState, num_blocks: int) -> list[int]:
         """Head first: blocks are stored in this order, so what follows the first that has no HOST
         copy yet has none either. Blocks that others share stay."""
         own: Iterable[int] = victim.on_device
-        if not self.shared.keys().isdisjoint(victim.on_device):
+        if self.shared and not self.shared.keys().isdisjoint(victim.on_device):
             own = (block_id for block_id in own if block_id not in self.shared)
         chosen = list(islice(own, num_blocks))
-        return chosen[: self._manager.count_on_host(chosen)]
+        num_stored = self._manager.count_on_host(chosen)
+        return chosen if num_stored == len(chosen) else chosen[:num_stored]
 
     def num_allocatable(self) -> int:
         """Blocks to be had without preempting: rotation makes room on the device, nothing makes

@@ -81,15 +81,14 @@ class Rotation:
     ) -> None:
         """Load (request, number of blocks) of the micro-batch after ``micro_batch_id``, as far as
         room can be made without touching this turn's rows or whoever can run in the next."""
+        if not chosen:
+            return
+        block_ids = self._wanted(chosen)
         keep = {state.request_id for state in draft.states}
-        keep.update(state.request_id for state, _ in chosen)
+        keep.update([state.request_id for state, _ in chosen])
         following = self._micro_batches.next_with_requests(micro_batch_id)
         if following is not None:
             keep.update(following.resident)
-        wanted: dict[int, None] = {}
-        for state, num_blocks in chosen:
-            wanted.update(dict.fromkeys(self._residency.missing(state)[:num_blocks]))
-        block_ids = list(wanted)
         for keep_cached in (False, True):  # cached blocks that are being stored cannot be evicted
             victims = self._victims(micro_batch_id, keep)
             self._residency.make_room(len(block_ids), victims, keep_cached=keep_cached)
@@ -98,6 +97,13 @@ class Rotation:
                 break
         for state, _ in chosen:
             state.is_loading = not state.is_resident
+
+    def _wanted(self, chosen: Sequence[tuple[RequestState, int]]) -> list[int]:
+        """The blocks to load, each once."""
+        wanted: list[int] = []
+        for state, num_blocks in chosen:
+            wanted += self._residency.missing(state)[:num_blocks]
+        return list(dict.fromkeys(wanted)) if self._residency.shared else wanted
 
     def load(self, draft: MessageDraft, block_ids: Sequence[int]) -> bool:
         """Order these loads; False if there are none or not enough room."""
