@@ -34,6 +34,11 @@ def may_mount(path: str, allowed: str, namespace: str) -> bool:
     return _parts(path)[: len(above)] == above
 
 
+def may_name(path: str, namespace: str, settings: OperatorSettings) -> bool:
+    """Whether jobs of ``namespace`` may name the nodes' folder ``path``."""
+    return any(may_mount(path, one, namespace) for one in settings.allowed_host_paths)
+
+
 def may_run(image: str, allowed: str) -> bool:
     """Whether ``image`` is ``allowed``, or begins with it where that ends in ``*``. Texts are
     compared: ``worker`` and ``docker.io/library/worker`` are two."""
@@ -48,7 +53,7 @@ def _forbidden_folders(
     allowed = settings.allowed_host_paths
     sources = (volume.source.get("hostPath") for volume in build_volumes(job, owner, settings))
     for path in sorted({source["path"] for source in sources if source}):
-        if not any(may_mount(path, one, owner.namespace) for one in allowed):
+        if not may_name(path, owner.namespace, settings):
             known = ", ".join(one.replace(_NAMESPACE, owner.namespace) for one in allowed)
             yield (
                 f"the nodes' folder {path} is not open to InferenceJobs of namespace "

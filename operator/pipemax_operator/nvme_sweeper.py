@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from pipemax_operator import job_policy
 from pipemax_operator.api_server import ConflictError, ForbiddenError, NotLeadingError
 from pipemax_operator.conditions import final_condition
 from pipemax_operator.disk_times import DiskTimes
@@ -92,6 +93,9 @@ class NvmeSweeper:
         conditions = (inference_job.get("status") or {}).get("conditions") or ()
         try:
             await self._load()
+            is_known = self._records.get(new.uid) is not None
+            if not is_known and not job_policy.may_name(root, new.namespace, self._settings):
+                return  # it gets no pods; one that somebody made in its name lets no root in there
             await self._note(new, map(parse_pod, pods), final_condition(conditions) is not None)
         except _ERRORS as error:
             what = "its NVMe folder is not recorded, and may be left behind"

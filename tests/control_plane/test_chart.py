@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +22,8 @@ from kit.control_plane.files import write_kubeconfig
 from kit.control_plane.operator_process import OperatorProcess
 from kit.control_plane.stand_in_node import StandInNode
 from kit.control_plane.waiting import eventually
+from kit.previous_version import load_crd, load_job, load_stored_job
+from pipemax_worker.job import InferenceJob
 
 Document = dict[str, Any]
 
@@ -62,9 +66,9 @@ def node(plane: ControlPlane) -> Iterator[StandInNode]:
 
 
 @contextmanager
-def installed(plane: ControlPlane, *flags: str) -> Iterator[str]:
+def installed(plane: ControlPlane, *flags: str, chart: Path = CHART) -> Iterator[str]:
     """What Helm said; uninstalled at the end, and the jobs with it."""
-    said = plane.helm("install", "pipemax", str(CHART), "--namespace", SYSTEM, *QUICK, *flags)
+    said = plane.helm("install", "pipemax", str(chart), "--namespace", SYSTEM, *QUICK, *flags)
     try:
         yield said
     finally:
@@ -93,6 +97,12 @@ def operator_of_the_chart(
         yield operator
     finally:
         operator.stop()
+
+
+def apply_as_is(plane: ControlPlane, namespace: str, document: Document) -> str:
+    """kubectl's words, whether the API server takes it or not."""
+    text = yaml.safe_dump(document)
+    return plane.kubectl("apply", "-n", namespace, "-f", "-", stdin=text, check=False)
 
 
 def apply(plane: ControlPlane, namespace: str) -> None:
@@ -199,18 +209,48 @@ def test_an_operator_of_one_namespace_leaves_the_others_alone(
         assert "forbidden" not in said.lower()
 
 
-def test_an_upgrade_changes_the_operator_and_keeps_the_jobs(plane: ControlPlane) -> None:
-    with installed(plane):
-        apply(plane, "jobs-a")
-        before = plane.get("inferencejob", "reviews", "-n", "jobs-a")["metadata"]["uid"]
+def chart_of_the_previous_version(folder: Path) -> Path:
+    """As far as its CRD goes."""
+    chart = folder / "pipemax"
+    shutil.copytree(CHART, chart)
+    crd = yaml.safe_dump(load_crd(), sort_keys=False)
+    (chart / "files" / "crd.yaml").write_text(crd, encoding="utf-8")
+    return chart
+
+
+def schema_names_layers(plane: ControlPlane) -> bool:
+    """Which the previous version's did not."""
+    return "layersPerStage" in plane.kubectl("get", CRD, "-o", "json")
+
+
+def test_an_upgrade_changes_operator_and_crd_and_keeps_the_jobs(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    previous = chart_of_the_previous_version(tmp_path)
+    with installed(plane, chart=previous):
+        plane.wait_for_kinds(CRD)
+        assert not schema_names_layers(plane)
+        eventually(lambda: "created" in apply_as_is(plane, "jobs-a", load_job()))
+        before = plane.get("inferencejob", "reviews", "-n", "jobs-a")
+        assert before["spec"] == load_stored_job()["spec"]
         flags = ("--set", "worker.pollSeconds=3", "--set", "worker.memoryOverhead=1Gi")
         said = plane.helm("upgrade", "pipemax", str(CHART), "--namespace", SYSTEM, *flags)
         assert "REVISION: 2" in said
         pod = plane.get("deployment", "pipemax", "-n", SYSTEM)["spec"]["template"]["spec"]
         variables = environment(pod["containers"][0])
         assert '"poll_seconds":3' in variables["PIPEMAX_WORKER_SETTINGS"]
-        after = plane.get("inferencejob", "reviews", "-n", "jobs-a")["metadata"]["uid"]
-        assert after == before
+        assert schema_names_layers(plane), "Helm upgrades the CRD, too"
+        after = plane.get("inferencejob", "reviews", "-n", "jobs-a")
+        assert after["metadata"]["uid"] == before["metadata"]["uid"]
+        assert after["spec"] == before["spec"]
+        expected = InferenceJob.model_validate(load_stored_job()).spec
+        assert InferenceJob.model_validate(after).spec == expected
+        # It can be changed, and its author's own file still says the same.
+        assert "unchanged" in apply_as_is(plane, "jobs-a", load_job())
+        changes = {"spec": {"suspend": True}, "metadata": {"labels": {"a": "b"}}}
+        plane.kubectl(
+            *("patch", "ij", "reviews", "-n", "jobs-a", "--type=merge", "-p", json.dumps(changes))
+        )
 
 
 def test_uninstall_leaves_the_crd_and_the_jobs(plane: ControlPlane) -> None:

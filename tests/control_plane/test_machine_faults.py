@@ -30,7 +30,11 @@ pytestmark = pytest.mark.xdist_group("machine-faults")
 
 Document = dict[str, Any]
 
-SETTINGS = {"poll_seconds": 0.5, "memory_overhead_bytes": 2**30}
+SETTINGS = {
+    "poll_seconds": 0.5,
+    "memory_overhead_bytes": 2**30,
+    "allowed_host_paths": ["/models", "/data", "/out"],
+}
 LABEL = "pipemax.dev/test-nodes"
 
 
@@ -147,6 +151,16 @@ def test_what_no_node_can_take_is_told(scene: Scene, job: str, words: str) -> No
     assert words in told["message"], "the scheduler's own words"
 
 
+def test_a_job_that_names_a_folder_that_is_not_open_fails_without_pods(scene: Scene) -> None:
+    scene.apply("too-curious", input={"uri": "hostPath:///etc/kubernetes/*.jsonl"})
+    failed = scene.condition("too-curious", "Failed", "NotAllowed")
+    assert failed["status"] == "True"
+    assert "folder /etc/kubernetes is not open" in failed["message"]
+    assert scene.status("too-curious")["phase"] == "Failed"
+    assert not scene.plane.get("jobs,pods", "-n", scene.namespace, "-l", OF_CURIOUS)["items"]
+
+
+OF_CURIOUS = f"{names.JOB_LABEL}=too-curious"
 LOST_WORDS = "GPU GPU-8f3c22aa-0001 (stage 3) is lost: GPU is lost. Reboot the system"
 
 

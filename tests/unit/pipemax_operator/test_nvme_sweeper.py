@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,29 @@ def test_a_job_is_recorded_before_it_has_a_pod(cluster: FolderCluster) -> None:
     scene(play)
     assert [*cluster.records] == [f"pipemax-nvme-{A}"]
     assert cluster.calls.count("apply ConfigMap") == 1, "what is known is not written again"
+
+
+def test_a_folder_that_jobs_may_not_name_is_not_swept_for_them(cluster: FolderCluster) -> None:
+    """Whoever makes a pod in such a job's name lets no root in there. A job that was recorded
+    before stays so."""
+    strict = replace(SETTINGS, allowed_host_paths=("/elsewhere",))
+
+    async def play() -> None:
+        cluster.add_job(B, "node-1")
+        sweeper = NvmeSweeper(cluster, strict, cluster.now, cluster.monotonic, cluster.metrics)
+        await tell(cluster, sweeper)
+        assert not cluster.records
+        await tell(cluster, sweeper_of(cluster))
+        cluster.add_job(A, "node-2")
+        successor = NvmeSweeper(cluster, strict, cluster.now, cluster.monotonic, cluster.metrics)
+        await tell(cluster, successor)
+        assert [*cluster.records] == [f"pipemax-nvme-{B}"]
+        cluster.finish(B)
+        await tell(cluster, successor)
+        await turns(cluster, successor)
+
+    scene(play)
+    assert not cluster.records, "it was swept at its end"
 
 
 def test_jobs_without_a_folder_on_nodes_cost_nothing(cluster: FolderCluster) -> None:
