@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from kit.process_life import is_running, wait_until_gone
 
 TESTS = Path(__file__).parents[1]
 PARENT = """
@@ -19,24 +20,12 @@ time.sleep(300)
 """
 
 
-def is_alive(process_id: int) -> bool:
-    """A zombie that nobody has waited for yet is dead."""
-    try:
-        state = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8").rpartition(")")[2]
-    except FileNotFoundError:
-        return False
-    return state.split()[0] != "Z"
-
-
 def test_a_killed_test_process_leaves_nothing_behind(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PARENT, str(tmp_path / "log")]
     environment = os.environ | {"PYTHONPATH": str(TESTS)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        assert is_alive(child)
+        assert is_running(child)
         parent.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while is_alive(child):
-        assert time.monotonic() < deadline, f"{child} has outlived its parent"
-        time.sleep(0.05)
+    wait_until_gone([child])

@@ -1,4 +1,4 @@
-"""What the stages of a dense model cost: each reads its own layers, and the last one the LM head."""
+"""What the stages of a dense model cost: each reads its layers, the last one the LM head too."""
 
 from __future__ import annotations
 

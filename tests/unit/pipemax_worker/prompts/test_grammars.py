@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kit.process_life import is_running
 from kit.tokenizer import build_tokenizer_folder
 from pipemax_worker.errors import RequestError
 from pipemax_worker.prompts import grammars
@@ -43,10 +44,6 @@ def child_of(compiler: GrammarCompiler) -> int:
     assert compiler._child is not None
     pid: int = compiler._child._end.peek()[2][1].pid  # type: ignore[index]
     return pid
-
-
-def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 def chain_of_references(length: int) -> dict[str, Any]:
@@ -127,7 +124,7 @@ def test_a_schema_that_takes_too_long_is_given_up(tokenizer_file: Path) -> None:
     error = refused(compiler, ENDLESS)
     assert error.code == "invalid_response_format"
     assert "did not compile within 1 s" in error.message
-    assert not is_alive(pid), "it would be busy for ever"
+    assert not is_running(pid), "it would be busy for ever"
     assert refused(compiler, ENDLESS).message == error.message, "and is not tried again"
     compiler.close()
 
@@ -159,13 +156,13 @@ def test_the_child_ends_with_the_compiler(tokenizer_file: Path) -> None:
     closed.compile("{}")
     pid = child_of(closed)
     closed.close()
-    assert not is_alive(pid)
+    assert not is_running(pid)
     dropped = GrammarCompiler(tokenizer_file, (EOS_TOKEN_ID,))
     dropped.compile("{}")
     pid = child_of(dropped)
     del dropped
     gc.collect()
-    assert not is_alive(pid)
+    assert not is_running(pid)
 
 
 def test_the_child_ends_when_the_other_side_of_its_pipe_is_gone(tokenizer_file: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from kit.process_life import is_running
 from pipemax_worker.contract.clock import MonotonicClock
 from pipemax_worker.contract.energy import EnergyTotals
 from pipemax_worker.telemetry.energy_meter import MAX_AGE_SECONDS, EnergyMeter
@@ -33,14 +33,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def test_power_energy_and_held_time_of_each_gpu() -> None:
     said: list[str] = []
     with EnergyMeter(UUIDS, MonotonicClock(), said.append, SAMPLER) as meter:
@@ -54,7 +46,7 @@ def test_power_energy_and_held_time_of_each_gpu() -> None:
         assert totals.gpu_seconds >= 2 * second.seconds
         process = meter._process
     assert process is not None
-    assert not is_alive(process.pid)
+    assert not is_running(process.pid)
     assert said == []
 
 
