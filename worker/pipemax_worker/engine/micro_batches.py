@@ -152,8 +152,10 @@ class MicroBatches:
         For the tail of a job, when nothing is left to admit. Below the knee all steps are predicted
         alike; there the numbers of requests are evened out.
         """
-        lightest = self._all[self.lightest()]
         heavy = self._all[micro_batch_id]
+        if len(heavy) <= min(self.sizes) + 1:
+            return
+        lightest = self._all[self.lightest()]
         if len(heavy) <= len(lightest) + 1:
             return
         movable = [state for state in heavy if state.num_in_flight == 0]

@@ -17,6 +17,7 @@ from pipemax_worker.engine.request_state import RequestState, RequestStatus
 from pipemax_worker.kvcache.block_manager import BlockManager
 
 _PARKED = RequestStatus.PARKED
+_SLOT_BYTES = 4  # of one packed slot
 
 
 class Residency:
@@ -133,13 +134,33 @@ class Residency:
         job = self._manager.order_load(block_ids, self.held)
         if job is None:
             return None
-        holders = dict.fromkeys(map(self.held.__getitem__, block_ids))
-        if not self.shared.keys().isdisjoint(block_ids):
-            holders = dict.fromkeys(chain.from_iterable(map(self.holders, block_ids)))
-        for holder in holders:
+        num_done = 0
+        is_alone = not self.shared or self.shared.keys().isdisjoint(block_ids)
+        if is_alone and job.num_slots == len(block_ids):
+            num_done = self._note_whole_loads(block_ids, job.target_slots)
+        for holder in dict.fromkeys(chain.from_iterable(map(self.holders, block_ids[num_done:]))):
             holder.on_device = dict.fromkeys(self._manager.present_on_device(holder.block_ids))
             self._refresh(holder)
         return job
+
+    def _note_whole_loads(self, block_ids: Sequence[int], slots: bytes) -> int:
+        """Of blocks loaded into ``slots``, request by request and held by one each: how many, from
+        the first on, were all that their requests lacked, and the head of them. These have all
+        their blocks now, and their slots need not be looked up."""
+        num_done = 0
+        while num_done < len(block_ids):
+            holder = self.held[block_ids[num_done]]
+            here = holder.block_ids
+            num_missing = len(here) - len(holder.on_device)
+            end = num_done + num_missing
+            if not num_missing or here[:num_missing] != block_ids[num_done:end]:
+                break
+            head = slots[num_done * _SLOT_BYTES : end * _SLOT_BYTES]
+            holder.packed_slots = head + self._manager.device_slots(here[num_missing:])
+            holder.on_device = dict.fromkeys(here)
+            self._refresh(holder)
+            num_done = end
+        return num_done
 
     def _refresh(self, state: RequestState) -> None:
         micro_batch = self._micro_batches.of(state)

@@ -12,7 +12,7 @@ loads run beside the forward, so a slot that they target must not be allocated a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence, Set
 
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.contract.transfers import CopyJob, CopyResult, pack_int32
@@ -100,14 +100,24 @@ class BlockManager:
         reserved HOST slot, so that write-through never waits. Evicts and drops as needed, never a
         protected block; None, and nothing changed, if that does not make enough room.
         """
-        table, keep = self._table, _as_set(protected)
-        tiers = (DEVICE, HOST) if self.has_host_tier else (DEVICE,)
-        victims = [table.choose_victims(tier, num_blocks, keep) for tier in tiers]
-        if None in victims:
+        has_host_tier = self.has_host_tier
+        is_free = self.num_free_device_slots >= num_blocks
+        if has_host_tier:
+            is_free = is_free and self.num_free_host_slots >= num_blocks
+        if not is_free and not self._make_free(num_blocks, _as_set(protected)):
             return None
+        return self._table.add_on_device(num_blocks, has_host_slot=has_host_tier)
+
+    def _make_free(self, num_slots: int, protected: Container[int]) -> bool:
+        """On DEVICE and HOST; False, and nothing changed, if one of them has no room."""
+        table = self._table
+        tiers = (DEVICE, HOST) if self.has_host_tier else (DEVICE,)
+        victims = [table.choose_victims(tier, num_slots, protected) for tier in tiers]
+        if None in victims:
+            return False
         for tier, block_ids in zip(tiers, victims, strict=True):
             table.drop(tier, block_ids or ())
-        return table.add_on_device(num_blocks, has_host_slot=self.has_host_tier)
+        return True
 
     def touch(self, block_ids: Iterable[int]) -> None:
         """One more reference to each block (a prefix hit); cached ones cannot be dropped now."""
@@ -234,10 +244,9 @@ class BlockManager:
         InvariantError for a block whose content is lost."""
         return self._orders.promote(block_ids)
 
-    def drop_device(self, block_ids: Iterable[int]) -> None:
+    def drop_device(self, block_ids: Sequence[int]) -> None:
         """Evict these blocks from the device. Raises InvariantError, with nothing changed, if one
         has no other valid copy."""
-        block_ids = list(block_ids)
         if not self._table.host.valid.issuperset(block_ids):
             self._check_backups(block_ids)
         self._table.unload_all(block_ids)

@@ -103,11 +103,7 @@ class CopyOrders:
 
     def load(self, block_ids: Sequence[int], protected: Container[int]) -> CopyJob | None:
         table = self._table
-        missing: Sequence[int] = block_ids
-        on_device = table.device.slots.keys()
-        is_plain = table.host.valid.issuperset(block_ids) and on_device.isdisjoint(block_ids)
-        if not is_plain or len(frozenset(block_ids)) < len(block_ids):
-            missing = self._missing(block_ids)
+        missing = block_ids if self._are_missing(block_ids) else self._missing(block_ids)
         if len(missing) < len(block_ids):  # some are there: making room must not drop them
             protected = any_of(protected, frozenset(block_ids))
         slots = table.take_slots(DEVICE, len(missing), protected)
@@ -116,6 +112,14 @@ class CopyOrders:
         table.load_all(missing, slots)
         source_slots = table.host.slots_of(missing)
         return self._follow(HOST, DEVICE, missing, (), source_slots, slots)
+
+    def _are_missing(self, block_ids: Sequence[int]) -> bool:
+        """Whether ``_missing`` of these blocks is all of them: so it is in rotation."""
+        return (
+            self._table.host.valid.issuperset(block_ids)
+            and self._table.device.slots.keys().isdisjoint(block_ids)
+            and len(frozenset(block_ids)) == len(block_ids)
+        )
 
     def _missing(self, block_ids: Iterable[int]) -> list[int]:
         """Those to load, each once. Raises InvariantError if one cannot be."""

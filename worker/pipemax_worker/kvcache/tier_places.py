@@ -6,7 +6,7 @@ whole run of ids goes through a dictionary or a set at a tenth of what an object
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import repeat
 from operator import itemgetter
 
@@ -50,10 +50,11 @@ class TierPlaces:
             return len(block_ids) - 1
         return [block_id in self.valid for block_id in block_ids].index(False)
 
-    def take_out(self, block_ids: Iterable[int]) -> list[int]:
+    def take_out(self, block_ids: Sequence[int]) -> list[int]:
         """Slots of those that have one, in order; they have none then, and nothing on its way."""
         slots = [s for s in map(self.slots.pop, block_ids, repeat(None)) if s is not None]
-        self.valid.difference_update(block_ids)
+        if self.valid:
+            self.valid.difference_update(block_ids)
         if self.incoming:
             for block_id in block_ids:
                 self.incoming.pop(block_id, None)
