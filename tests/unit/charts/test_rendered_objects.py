@@ -302,3 +302,12 @@ def test_notes_say_what_to_do_next() -> None:
     text = run_helm("install", "pipemax", str(CHART), "--dry-run=client", "--hide-notes=false")
     for words in ("rollout status deployment/pipemax", "helm -n default test", "kubectl apply -f"):
         assert words in text
+
+
+@pytest.mark.parametrize(("allowed", "warns"), [(["/"], True), (["/data"], False), ([], False)])
+def test_the_notes_say_that_all_folders_are_open(allowed: list[str], warns: bool) -> None:
+    notes = run_helm(
+        *("install", "pipemax", str(CHART), "--dry-run=client", "--hide-notes=false"),
+        values={"jobs": {"allowedHostPaths": allowed}},
+    )
+    assert ("may name any folder of the nodes" in notes) is warns
