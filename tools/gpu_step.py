@@ -233,7 +233,7 @@ def main() -> int:
     result: dict[str, Any] = {
         "options": {name: str(value) for name, value in vars(options).items()},
         "device": torch.cuda.get_device_name() if bench.device.type == "cuda" else "cpu",
-        "kernels": "torch" if bench.model._cuda is None else options.kernels,
+        "kernels_used": "torch" if bench.model._cuda is None else options.kernels,
         "copy_gb_per_second": bandwidth / 1e9,
         "weight_gb": bench.weight_bytes / 1e9,
         "kv_gb": bench.kv_bytes / 1e9,
