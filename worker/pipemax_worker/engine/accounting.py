@@ -82,18 +82,15 @@ class Accounting:
             grammar_wait + report.grammar_wait_seconds,
         )
 
-    def note_times(self, messages: Iterable[Sequence[StageTimes]]) -> None:
+    def note_times(self, messages: Sequence[Sequence[StageTimes]]) -> None:
         """As ``note_report`` of every stage for each message, in order."""
-        for times in messages:
-            self._stages = [
-                (
-                    sums[0] + turn.compute_seconds,
-                    sums[1] + turn.stall_seconds,
-                    sums[2] + turn.wait_seconds,
-                    sums[3],
-                )
-                for sums, turn in zip(self._stages, times, strict=True)
-            ]
+        for stage, (compute, stall, wait, grammar_wait) in enumerate(self._stages):
+            for times in messages:
+                turn = times[stage]
+                compute += turn.compute_seconds
+                stall += turn.stall_seconds
+                wait += turn.wait_seconds
+            self._stages[stage] = (compute, stall, wait, grammar_wait)
 
     def snapshot(self) -> EngineStatistics:
         """All that is counted here; queues, tiers and the estimator are the scheduler's to add."""

@@ -104,6 +104,20 @@ class Admission:
             return tuple(found)
         return tuple(islice(found, max(0, max_running - self.num_running)))
 
+    def may_admit(self) -> bool:
+        """False if ``candidates(0)`` has nobody for whom there is room, whatever the policy. Where
+        no prefixes are shared; cheap, and it stays False until a request ends or is added."""
+        num_free = self.num_unreserved_blocks
+        if self.returning:
+            first = self.returning[min(self.returning)]
+            if self.num_running:
+                num_free = min(num_free, self._residency.num_allocatable()) - self.num_running
+        elif self.waiting:
+            first = self.waiting.first
+        else:
+            return False
+        return num_free >= max(1, self._projected_blocks(first))
+
     def _returning_candidates(self) -> Iterator[WaitingRequest]:
         """Only with a block to spare for each running request: or they would be preempted again.
 
@@ -187,9 +201,12 @@ class Admission:
         self._forecast.add(state.request_id, len(state.token_ids), self.expected_tokens(state))
         self.num_running += 1
 
-    def note_growth(self, state: RequestState) -> None:
-        """It has been given blocks; beyond what it had reserved they are reserved now."""
-        num_own_blocks = len(state.block_ids) - state.num_shared_blocks
+    def note_growth(self, state: RequestState, num_blocks: int | None = None) -> None:
+        """It has been given blocks; beyond what it had reserved they are reserved now.
+        ``num_blocks``: all that it has, if it is owed some of them."""
+        if num_blocks is None:
+            num_blocks = len(state.block_ids)
+        num_own_blocks = num_blocks - state.num_shared_blocks
         num_more = max(0, num_own_blocks - state.num_projected_blocks)
         state.num_projected_blocks += num_more
         self._num_reserved_blocks += num_more

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pipemax_worker.contract.messages import SampledToken, ScheduledRequest, StageInput
 from pipemax_worker.engine.config import HostEviction
 from pipemax_worker.engine.lockstep_group import Group, RowKey, Turn
-from pipemax_worker.engine.lockstep_short_turn import LockstepParts, Scheduled, ShortTurns
+from pipemax_worker.engine.lockstep_short_turn import LockstepParts, ShortTurns
 from pipemax_worker.engine.message import Plan
 from pipemax_worker.engine.request_state import RequestState, ready_states
 from pipemax_worker.engine.view_builder import LEAST_RECENTLY_RUN
@@ -35,10 +35,11 @@ class Lockstep:
         self._token_id = token_id
         self._run_ahead = parts.config.run_ahead
         self._groups = [
-            Group(micro_batch, parts.config.block_tokens, token_id)
+            Group(micro_batch, parts.lifecycle.residency, parts.config.block_tokens, token_id)
             for micro_batch in parts.lifecycle.micro_batches
         ]
         self._short_turns = ShortTurns(parts)
+        self._is_closed = False
         self.in_flight = [self._take_over(plan) for plan in plans]
 
     def _take_over(self, plan: Plan) -> Turn:
@@ -53,8 +54,29 @@ class Lockstep:
 
     # --- turns
 
-    def schedule(self, now: float) -> Scheduled | None:
+    def schedule(self, now: float) -> Turn | None:
         """Take the next turn; None if there is none before an output comes back."""
+        group = self._groups[self._parts.turns.next_micro_batch_id]
+        if self._is_plain(group):
+            turn = self._short_turns.take_plain(group)
+            if turn is not None:
+                return turn
+        return self._schedule_any(now)
+
+    def note_requests(self) -> None:
+        """Some may have been added."""
+        self._is_closed = False
+
+    def _is_plain(self, group: Group) -> bool:
+        """Whether nothing can happen in the next turn but one more token for each row. Nobody can
+        be admitted until a text ends, once nobody can."""
+        if group.others or len(group.in_flight) != 1 or not group.rows or not self._run_ahead:
+            return False
+        if not self._is_closed:
+            self._is_closed = not self._lifecycle.admission.may_admit()
+        return self._is_closed and len(group.rows) <= self._short_turns.most_rows
+
+    def _schedule_any(self, now: float) -> Turn | None:
         for _ in range(_MAX_PASSES):
             has_changed = False
             for micro_batch_id in self._parts.turns.order():
@@ -67,7 +89,7 @@ class Lockstep:
                 break
         return None
 
-    def _take_turn(self, group: Group, now: float) -> tuple[Scheduled | None, bool]:
+    def _take_turn(self, group: Group, now: float) -> tuple[Turn | None, bool]:
         others = self._ready_others(group)
         if self._may_rebalance(group) or not self._is_even(group, others):
             return self._take_whole_turn(group, now)
@@ -107,8 +129,9 @@ class Lockstep:
 
     # --- a turn of the scheduler
 
-    def _take_whole_turn(self, group: Group, now: float) -> tuple[Scheduled | None, bool]:
+    def _take_whole_turn(self, group: Group, now: float) -> tuple[Turn | None, bool]:
         parts = self._parts
+        self._is_closed = False
         group.dissolve(parts.manager)
         self._release_victims(group)
         plan, has_changed = parts.take_turn(group.micro_batch.micro_batch_id, now)
@@ -123,7 +146,8 @@ class Lockstep:
             group.place(turn, state, (0, place, 0), row.needs_sample)
         group.leave_after(turn.number)
         self._short_turns.last_shape = None
-        return Scheduled(turn, plan.stage_input, False), has_changed
+        turn.stage_input = plan.stage_input
+        return turn, has_changed
 
     def _release_victims(self, group: Group) -> None:
         """Whoever may be preempted leaves lock-step first."""
@@ -138,6 +162,7 @@ class Lockstep:
                 row = its_group.rows.get(victim.request_id)
                 if row is not None:
                     its_group.leave(row)
+                self._lifecycle.residency.allocate_owed(victim)
 
     # --- what comes back
 
@@ -148,10 +173,15 @@ class Lockstep:
         group.in_flight.popleft()
         self._parts.turns.num_in_flight -= 1
         lifecycle.accounting.num_generated_tokens += turn.num_steady
-        rows = turn.rows
-        if len(rows) > 1:
-            rows.sort(key=_place_of)
-        for _, state, needs_sample in rows:
+        if turn.rows:
+            self._take_outputs(group, turn)
+
+    def _take_outputs(self, group: Group, turn: Turn) -> None:
+        """Of rows that are not in lock-step (any more)."""
+        lifecycle = self._lifecycle
+        self._is_closed = False
+        turn.rows.sort(key=_place_of)
+        for _, state, needs_sample in turn.rows:
             state.num_in_flight -= 1
             if needs_sample:
                 state.num_unknown_tokens -= 1
@@ -162,14 +192,20 @@ class Lockstep:
 
     # --- the end
 
-    def write_budget(self) -> None:
-        """The prefetch budget of the last turn, which is not worked out every turn."""
+    def write(self) -> None:
+        """What is not kept up every turn, for who looks: the last turn's prefetch budget, blocks
+        that are only counted."""
         self._short_turns.write_budget()
+        for group in self._groups:
+            group.owe_all()
+        residency = self._lifecycle.residency
+        for request_id in list(residency.owed.by_request):
+            residency.allocate_owed(self._lifecycle.states[request_id])
 
     def end(self, turns: Iterable[Turn]) -> list[Plan]:
         """The scheduler goes on. Returns the messages of ``turns``, all that are in flight, for who
         takes their outputs: which slots and positions their stages read is not in them."""
-        self.write_budget()
+        self.write()
         for group in self._groups:
             group.dissolve(self._parts.manager)
         return [_plan(turn) for turn in turns]

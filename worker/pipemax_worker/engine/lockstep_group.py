@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Sequence
 
 from pipemax_worker.contract.geometry import num_blocks_for
+from pipemax_worker.contract.messages import StageInput
 from pipemax_worker.engine.hidden_length import LengthReached
 from pipemax_worker.engine.micro_batches import MicroBatch
 from pipemax_worker.engine.request_state import RequestState, RequestStatus
+from pipemax_worker.engine.residency import Residency
 from pipemax_worker.kvcache.block_manager import BlockManager
 from pipemax_worker.performance.batch_shape import BatchShape
 
@@ -29,9 +31,12 @@ class Turn:
     num_steady          outputs of rows that are still in lock-step.
     rows                the others, (place in the message, request, whether it samples).
     keys                places of rows that began with this turn, by request.
+    stage_input         its message, if the scheduler has taken the turn.
+    is_fed_back         whether a row waits for a token that is on its way.
     """
 
     __slots__ = (
+        "is_fed_back",
         "keys",
         "micro_batch_id",
         "num_prefill_tokens",
@@ -41,6 +46,7 @@ class Turn:
         "rows",
         "sequence",
         "shape",
+        "stage_input",
     )
 
     def __init__(self, sequence: int, group: Group, shape: BatchShape, num_prefill_tokens: int):
@@ -53,6 +59,8 @@ class Turn:
         self.num_steady = 0
         self.rows: list[tuple[RowKey, RequestState, bool]] = []
         self.keys: dict[int, RowKey] = {}
+        self.stage_input: StageInput | None = None
+        self.is_fed_back = False
 
     def place(self, request_id: int) -> RowKey:
         return self.keys.get(request_id) or (0, self.previous_sequence, request_id)
@@ -63,6 +71,8 @@ class Row:
 
     first_turn    from which on it takes one token each turn.
     base_tokens   its positions are that many more than its micro-batch has taken turns.
+
+    Blocks that it needs after it has joined are counted and not allocated (``OwedBlocks``).
     """
 
     __slots__ = ("base_tokens", "first_turn", "state")
@@ -85,8 +95,11 @@ class Group:
     last_sequence    of the last turn; ``last_join``: the last turn with which a row began.
     """
 
-    def __init__(self, micro_batch: MicroBatch, block_tokens: int, token_id: int) -> None:
+    def __init__(
+        self, micro_batch: MicroBatch, residency: Residency, block_tokens: int, token_id: int
+    ) -> None:
         self.micro_batch = micro_batch
+        self._residency = residency
         self.rows: dict[int, Row] = {}
         self.others = {state.request_id: state for state in micro_batch}
         self.in_flight: deque[Turn] = deque()
@@ -112,11 +125,13 @@ class Group:
 
     def leave_after(self, number: int) -> None:
         """Rows whose limit allows no turn after ``number`` leave."""
-        self._leave_all(self._last_turns.pop(number, ()))
+        if number in self._last_turns:
+            self._leave_all(self._last_turns.pop(number))
 
     def leave_at_end(self, number: int) -> None:
         """Rows whose text ends with the output of turn ``number`` leave, before it is taken."""
-        self._leave_all(self._ends.pop(number, ()))
+        if number in self._ends:
+            self._leave_all(self._ends.pop(number))
 
     def _leave_all(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -194,6 +209,7 @@ class Group:
         num_computed = row.base_tokens + self.num_turns
         state.num_computed_tokens = state.num_ever_computed = num_computed
         state.num_stored_blocks = num_computed // self._block_tokens
+        self._owe(state, num_computed)
         state.last_turn = self.last_sequence
         del self.rows[request_id]
         del self._borders[-row.base_tokens % self._block_tokens][request_id]
@@ -205,6 +221,16 @@ class Group:
                 turn.rows.append((turn.place(request_id), state, True))
         return num_joined
 
+    def _owe(self, state: RequestState, num_computed: int) -> None:
+        num_owed = num_blocks_for(num_computed, self._block_tokens) - len(state.block_ids)
+        if num_owed:
+            self._residency.owed.by_request[state.request_id] = num_owed
+
+    def owe_all(self) -> None:
+        """As if all rows had left, as far as blocks go."""
+        for row in self.rows.values():
+            self._owe(row.state, row.base_tokens + self.num_turns)
+
     def _note_outputs(self, state: RequestState, num_outputs: int) -> None:
         state.token_ids += (self._token_id,) * num_outputs
         if isinstance(state.stop_checker, LengthReached):
@@ -214,6 +240,7 @@ class Group:
         """All rows leave."""
         for row in list(self.rows.values()):
             num_joined = self.leave(row)
+            self._residency.allocate_owed(row.state)
             self._mark_filled(row.state, num_joined, manager)
 
     def _mark_filled(self, state: RequestState, num_tokens: int, manager: BlockManager) -> None:

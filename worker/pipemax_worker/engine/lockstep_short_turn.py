@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipemax_worker.contract.messages import StageInput
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.engine.lifecycle import Lifecycle
 from pipemax_worker.engine.lockstep_group import Group, Row, RowKey, Turn
@@ -39,31 +38,21 @@ class LockstepParts:
     take_turn: Callable[[int, float], tuple[Plan | None, bool]]
 
 
-class Scheduled:
-    """A turn that was taken. ``stage_input``: its message, if the scheduler has taken it;
-    ``is_fed_back``: whether a row waits for a token that is on its way."""
-
-    __slots__ = ("is_fed_back", "stage_input", "turn")
-
-    def __init__(self, turn: Turn, stage_input: StageInput | None, is_fed_back: bool) -> None:
-        self.turn = turn
-        self.stage_input = stage_input
-        self.is_fed_back = is_fed_back
-
-
 class ShortTurns:
     """See the module.
 
     last_shape   of the last of these turns; None if it was not the last of all.
+    most_rows    that a message can have.
     """
 
     def __init__(self, parts: LockstepParts) -> None:
         self.last_shape: BatchShape | None = None
         self._parts = parts
         self._lifecycle = parts.lifecycle
-        self._most_rows = min(parts.config.max_batched_tokens, parts.config.max_num_requests)
+        self._block_tokens = parts.config.block_tokens
+        self.most_rows = min(parts.config.max_batched_tokens, parts.config.max_num_requests)
 
-    def take(self, group: Group, others: list[RequestState]) -> Scheduled | None:
+    def take(self, group: Group, others: list[RequestState]) -> Turn | None:
         """None, and nothing done, if it is not as simple as that."""
         parts = self._parts
         decode = [state for state in others if state.num_remaining_tokens == 1]
@@ -72,7 +61,7 @@ class ShortTurns:
         num_free = self._lifecycle.residency.num_free()
         block_tokens = parts.config.block_tokens
         num_needed = len(bordering) + sum(s.num_new_blocks(1, block_tokens) for s in others)
-        if num_decode > self._most_rows or num_needed > num_free:
+        if num_decode > self.most_rows or num_needed > num_free:
             return None
         candidates = self._candidates()
         admit: Sequence[int] = ()
@@ -84,7 +73,7 @@ class ShortTurns:
             rows = [(state.request_id, 1) for state in decode] + list(chunks)
             if len(bordering) + self._num_new_blocks(rows) > num_free:
                 return None
-        self._allocate(bordering)
+        self._allocate(group, bordering)
         draft = MessageDraft()
         self._admit(group, admit, draft)
         return self._send(group, draft, decode, chunks)
@@ -93,11 +82,12 @@ class ShortTurns:
         states, block_tokens = self._lifecycle.states, self._parts.config.block_tokens
         return sum(states[id_].num_new_blocks(num, block_tokens) for id_, num in rows)
 
-    def _allocate(self, bordering: dict[int, Row]) -> None:
-        lifecycle = self._lifecycle
+    def _allocate(self, group: Group, bordering: dict[int, Row]) -> None:
+        """A block for each of these rows, by count."""
+        self._lifecycle.residency.owed.total += len(bordering)
+        block_tokens, note_growth = self._block_tokens, self._lifecycle.admission.note_growth
         for row in bordering.values():
-            lifecycle.residency.allocate(row.state, 1)
-            lifecycle.admission.note_growth(row.state)
+            note_growth(row.state, (row.base_tokens + group.num_turns) // block_tokens + 1)
 
     def _admit(self, group: Group, admit: Sequence[int], draft: MessageDraft) -> None:
         lifecycle, micro_batch_id = self._lifecycle, group.micro_batch.micro_batch_id
@@ -108,18 +98,19 @@ class ShortTurns:
 
     def _send(
         self, group: Group, draft: MessageDraft, decode: Sequence[RequestState], chunks: Chunks
-    ) -> Scheduled:
+    ) -> Turn:
         micro_batch_id = group.micro_batch.micro_batch_id
         is_fed_back = bool(group.in_flight)
         keys: list[RowKey] = []
         if decode or chunks:
             keys = self._add_rows(draft, decode, chunks, micro_batch_id)
             is_fed_back |= any(row.token_ids is None for row in draft.rows)
-        turn = self._count(group, draft)
+        turn = self._count(group, self._add_up(group, draft), draft.num_prefill_tokens)
+        turn.is_fed_back = is_fed_back
         for key, state, row in zip(keys, draft.states, draft.rows, strict=True):
             group.place(turn, state, key, row.needs_sample)
         group.leave_after(turn.number)
-        return Scheduled(turn, None, is_fed_back)
+        return turn
 
     def _add_rows(
         self,
@@ -137,19 +128,36 @@ class ShortTurns:
         parts.rows.build(draft, chosen, micro_batch_id, parts.turns.next_sequence)
         return keys
 
-    def _count(self, group: Group, draft: MessageDraft) -> Turn:
-        """As sending the message would, with the rows in lock-step."""
-        lifecycle, turns = self._lifecycle, self._parts.turns
-        num_rows, micro_batch_id = len(group.rows), group.micro_batch.micro_batch_id
-        shape = self.last_shape = BatchShape(
+    def take_plain(self, group: Group) -> Turn | None:
+        """``take`` where there are no others and nobody can be admitted."""
+        bordering = group.needing_blocks()
+        if bordering:
+            if len(bordering) > self._lifecycle.residency.num_free():
+                return None
+            self._allocate(group, bordering)
+        num_rows = len(group.rows)
+        turn = self._count(group, BatchShape(num_rows, group.num_kv_tokens + num_rows, num_rows), 0)
+        turn.is_fed_back = len(group.in_flight) > 1
+        group.leave_after(turn.number)
+        return turn
+
+    def _add_up(self, group: Group, draft: MessageDraft) -> BatchShape:
+        num_rows = len(group.rows)
+        return BatchShape(
             draft.num_tokens + num_rows,
             draft.num_kv_tokens + group.num_kv_tokens + num_rows,
             len(draft.rows) + num_rows,
             draft.num_prompt_pairs,
         )
-        turn = Turn(turns.next_sequence, group, shape, draft.num_prefill_tokens)
+
+    def _count(self, group: Group, shape: BatchShape, num_prefill_tokens: int) -> Turn:
+        """As sending the message would, with the rows in lock-step."""
+        lifecycle, turns = self._lifecycle, self._parts.turns
+        num_rows, micro_batch_id = len(group.rows), group.micro_batch.micro_batch_id
+        turn = Turn(turns.next_sequence, group, shape, num_prefill_tokens)
         turn.num_steady = num_rows
         group.count_turn(turn)
+        self.last_shape = shape
         lifecycle.micro_batches.note_computed(micro_batch_id, num_rows)
         lifecycle.accounting.num_batched_tokens += num_rows
         lifecycle.accounting.num_steps += 1
@@ -160,10 +168,7 @@ class ShortTurns:
     def _candidates(self) -> tuple[WaitingRequest, ...]:
         """Requests are admitted in order, and none beyond what is unreserved."""
         admission = self._lifecycle.admission
-        candidates = admission.candidates(0)
-        if candidates and candidates[0].num_blocks <= admission.num_unreserved_blocks:
-            return candidates
-        return ()
+        return admission.candidates(0) if admission.may_admit() else ()
 
     def would_admit(self, group: Group) -> bool:
         """Where nobody can run."""

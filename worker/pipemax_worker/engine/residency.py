@@ -13,6 +13,7 @@ from itertools import chain, islice
 
 from pipemax_worker.contract.transfers import CopyJob
 from pipemax_worker.engine.micro_batches import MicroBatches
+from pipemax_worker.engine.owed_blocks import OwedBlocks
 from pipemax_worker.engine.request_state import RequestState, RequestStatus
 from pipemax_worker.kvcache.block_manager import BlockManager
 
@@ -25,11 +26,13 @@ class Residency:
 
     held     block id -> the request that holds it, or one of them.
     shared   block id -> its holders by id, of blocks with more than one.
+    owed     blocks that requests have without holding them (``lockstep``).
     """
 
     def __init__(self, manager: BlockManager, micro_batches: MicroBatches) -> None:
         self.held: dict[int, RequestState] = {}
         self.shared: dict[int, dict[int, RequestState]] = {}
+        self.owed = OwedBlocks()
         self._manager = manager
         self._micro_batches = micro_batches
 
@@ -46,6 +49,12 @@ class Residency:
         state.on_device.update(dict.fromkeys(block_ids))
         state.block_ids += block_ids
         return True
+
+    def allocate_owed(self, state: RequestState) -> None:
+        """Blocks that ``state`` has already, as far as counts go: there is always room for them."""
+        num_blocks = self.owed.settle(state.request_id)
+        if num_blocks:
+            self.allocate(state, num_blocks)
 
     def holders(self, block_id: int) -> list[RequestState]:
         """Requests that hold the block, in the order in which they took it."""
@@ -93,6 +102,8 @@ class Residency:
 
     def release(self, state: RequestState, first_block: int = 0) -> None:
         """Give up the blocks from ``first_block`` on."""
+        if self.owed.by_request:
+            self.owed.settle(state.request_id)
         block_ids = state.block_ids[first_block:]
         for block_id in block_ids:
             self._part(state, block_id)
@@ -138,7 +149,12 @@ class Residency:
         is_alone = not self.shared or self.shared.keys().isdisjoint(block_ids)
         if is_alone and job.num_slots == len(block_ids):
             num_done = self._note_whole_loads(block_ids, job.target_slots)
-        for holder in dict.fromkeys(chain.from_iterable(map(self.holders, block_ids[num_done:]))):
+        rest = block_ids[num_done:]
+        if is_alone:
+            holders = dict.fromkeys(map(self.held.__getitem__, rest))
+        else:
+            holders = dict.fromkeys(chain.from_iterable(map(self.holders, rest)))
+        for holder in holders:
             holder.on_device = dict.fromkeys(self._manager.present_on_device(holder.block_ids))
             self._refresh(holder)
         return job
@@ -219,10 +235,11 @@ class Residency:
     def _droppable_blocks(self, victim: RequestState, num_blocks: int) -> list[int]:
         """Head first: blocks are stored in this order, so what follows the first that has no HOST
         copy yet has none either. Blocks that others share stay."""
-        own: Iterable[int] = victim.on_device
-        if self.shared and not self.shared.keys().isdisjoint(victim.on_device):
-            own = (block_id for block_id in own if block_id not in self.shared)
-        chosen = list(islice(own, num_blocks))
+        chosen = list(victim.on_device)
+        if self.shared and not self.shared.keys().isdisjoint(chosen):
+            chosen = [block_id for block_id in chosen if block_id not in self.shared]
+        if len(chosen) > num_blocks:
+            del chosen[num_blocks:]
         num_stored = self._manager.count_on_host(chosen)
         return chosen if num_stored == len(chosen) else chosen[:num_stored]
 
@@ -235,7 +252,7 @@ class Residency:
 
     def num_free(self, keep_cached: bool = False) -> int:
         """DEVICE slots to be had without taking any from a request."""
-        num_free = self._manager.num_free_device_slots
+        num_free = self._manager.num_free_device_slots - self.owed.total
         if keep_cached:
             return num_free
         return num_free + self._manager.num_cached_device_slots

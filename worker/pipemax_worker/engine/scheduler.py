@@ -261,7 +261,7 @@ class Scheduler:
     def next_sequence(self) -> int:
         return self._turns.next_sequence
 
-    def note_times(self, messages: Iterable[Sequence[StageTimes]]) -> None:
+    def note_times(self, messages: Sequence[Sequence[StageTimes]]) -> None:
         """Of messages that came back in lock-step: what each was to each stage."""
         self._lifecycle.accounting.note_times(messages)
 

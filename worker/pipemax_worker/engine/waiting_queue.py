@@ -34,6 +34,11 @@ class WaitingQueue:
         for _, request_id in self._ranked:
             yield self._states[request_id]
 
+    @property
+    def first(self) -> RequestState:
+        """The next in order."""
+        return self._states[self._ranked[0][1]]
+
     def add(self, state: RequestState) -> None:
         limit = state.request.sampling.max_tokens
         self._highest_limit = max(self._highest_limit, limit)

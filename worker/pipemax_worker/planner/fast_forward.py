@@ -45,6 +45,8 @@ class FastForward:
         lockstep = self._lockstep or self._begin()
         scheduler = self._engine.scheduler
         num_waiting = scheduler.num_waiting
+        if lockstep is not None:
+            lockstep.note_requests()
         while lockstep is not None:
             self._fill(lockstep)
             if not self._in_flight:
@@ -72,18 +74,14 @@ class FastForward:
     def _fill(self, lockstep: Lockstep) -> None:
         """The pipeline, as far as there are turns."""
         while len(self._in_flight) < self._max_in_flight:
-            scheduled = lockstep.schedule(self._engine.clock.now())
-            if scheduled is None:
+            turn = lockstep.schedule(self._engine.clock.now())
+            if turn is None:
                 return
-            turn = scheduled.turn
-            if scheduled.stage_input is not None:
-                message = self._pipeline.run(scheduled.stage_input)
+            if turn.stage_input is not None:
+                message = self._pipeline.run(turn.stage_input)
             else:
                 message = self._pipeline.run_rows(
-                    turn.sequence,
-                    turn.micro_batch_id,
-                    turn.shape,
-                    is_fed_back=scheduled.is_fed_back,
+                    turn.sequence, turn.micro_batch_id, turn.shape, is_fed_back=turn.is_fed_back
                 )
                 self.num_turns += 1
             self._in_flight.append((turn, message))
@@ -102,7 +100,7 @@ class FastForward:
     def write(self) -> None:
         """Bring the engine's statistics in step."""
         if self._lockstep is not None:
-            self._lockstep.write_budget()
+            self._lockstep.write()
             self._write_times()
 
     def _write_times(self) -> None:
