@@ -221,7 +221,7 @@ class CopyOrders:
         blocks, cached = self._table.blocks, self._table.cached
         if self._table.takes_referenced:
             return [blocks[block_id] for block_id in block_ids]
-        if cached.isdisjoint(block_ids):
+        if not cached:
             return []
         return [blocks[block_id] for block_id in block_ids if block_id in cached]
 
@@ -260,7 +260,7 @@ class CopyOrders:
     def _list_loaded(self, copy: PendingCopy) -> None:
         """Blocks that nobody uses any more can be dropped from HOST again."""
         cached = self._table.cached
-        if not cached.isdisjoint(copy.block_ids):
+        if cached:
             for block_id in [b for b in copy.block_ids if b in cached]:
                 self._table.refresh(self._table.blocks[block_id], HOST)
 

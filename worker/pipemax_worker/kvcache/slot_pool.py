@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from pipemax_worker.errors import InvariantError
 
@@ -13,14 +13,15 @@ class SlotPool:
 
     A copy in flight *pins* the slots whose bytes it still reads or writes. A slot released while it
     is pinned is free only after its last ``unpin``: nobody can overwrite it under the copy. Pins
-    are kept as one list a copy: copies come and go by the hundreds of slots, while few slots are
-    released, and only then does it matter who uses them.
+    are kept as one list a copy, and looked into only when a slot is released: copies come and go by
+    the hundreds of slots, most of which stay whose they are.
     """
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
         self._free = list(range(num_slots - 1, -1, -1))
-        self._slots_of_copies: dict[int, dict[int, None]] = {}
+        self._pins: dict[int, Sequence[int]] = {}
+        self._pin_sets: dict[int, frozenset[int]] = {}
         self._released: set[int] = set()
 
     @property
@@ -40,8 +41,8 @@ class SlotPool:
     def pins(self) -> Counter[int]:
         """Slot -> how many copies in flight use it."""
         pins: Counter[int] = Counter()
-        for slots in self._slots_of_copies.values():
-            pins.update(slots.keys())
+        for slots in self._pins.values():
+            pins.update(slots)
         return pins
 
     def allocate(self, num_slots: int) -> list[int]:
@@ -72,25 +73,31 @@ class SlotPool:
 
     def release_all(self, slots: Sequence[int]) -> None:
         """``release`` of each, in order."""
-        for pinned in self._slots_of_copies.values():
-            if not pinned.keys().isdisjoint(slots):
-                break
-        else:
+        if all([pinned.isdisjoint(slots) for pinned in self._sets()]):
             self._free += slots
             return
         for slot in slots:
             self.release(slot)
 
     def is_pinned(self, slot: int) -> bool:
-        return any(slot in slots for slots in self._slots_of_copies.values())
+        return any([slot in pinned for pinned in self._sets()])
 
-    def pin(self, job_id: int, slots: Iterable[int]) -> None:
-        """The copy ``job_id``, ordered now, uses these slots."""
-        self._slots_of_copies[job_id] = dict.fromkeys(slots)
+    def _sets(self) -> Collection[frozenset[int]]:
+        """One a copy in flight."""
+        sets = self._pin_sets
+        if len(sets) < len(self._pins):
+            for job_id in self._pins.keys() - sets.keys():
+                sets[job_id] = frozenset(self._pins[job_id])
+        return sets.values()
+
+    def pin(self, job_id: int, slots: Sequence[int]) -> None:
+        """The copy ``job_id``, ordered now, uses these slots, which do not change."""
+        self._pins[job_id] = slots
 
     def unpin(self, job_id: int) -> None:
         """The copy ``job_id`` uses its slots no more. Raises InvariantError if it never did."""
-        slots = self._slots_of_copies.pop(job_id, None)
+        slots = self._pins.pop(job_id, None)
+        self._pin_sets.pop(job_id, None)
         if slots is None:
             raise InvariantError(f"copy {job_id} gives up slots that it does not use")
         if self._released and not self._released.isdisjoint(slots):

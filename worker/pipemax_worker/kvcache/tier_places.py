@@ -13,6 +13,8 @@ from operator import itemgetter
 from pipemax_worker.kvcache.eviction import EvictionPolicy
 from pipemax_worker.kvcache.slot_pool import SlotPool
 
+_NO_SLOT = -1
+
 
 class TierPlaces:
     """Written by ``BlockTable`` and its parts.
@@ -52,7 +54,9 @@ class TierPlaces:
 
     def take_out(self, block_ids: Sequence[int]) -> list[int]:
         """Slots of those that have one, in order; they have none then, and nothing on its way."""
-        slots = [s for s in map(self.slots.pop, block_ids, repeat(None)) if s is not None]
+        slots = list(map(self.slots.pop, block_ids, repeat(_NO_SLOT)))
+        if _NO_SLOT in slots:
+            slots = [slot for slot in slots if slot != _NO_SLOT]
         if self.valid:
             self.valid.difference_update(block_ids)
         if self.incoming:
