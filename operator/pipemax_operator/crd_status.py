@@ -109,7 +109,9 @@ _AVOIDED_NODES: Schema = {
         message=_string("What the worker said, with the GPU's UUID.", maxLength=4096),
         bootID=_string("Boot of the node since then; another one is a repair.", maxLength=256),
         gpus=_integer("Most GPUs that the node has had since."),
-        fewestGpus=_integer("Least that it has offered since; all of them again are a repair."),
+        fewestGpus=_integer(
+            "Least that it has offered since, if any; all of them again are a repair."
+        ),
     ),
 }
 

@@ -33,7 +33,8 @@ class AvoidedNode:
     num_losses    how often a GPU was lost there.
     boot_id       of the boot in which that was, as far as it was seen; empty: not seen yet.
     num_gpus      most that the node has had since (``status.capacity``); None: not seen yet.
-    fewest_gpus   least that it has offered to pods since (``status.allocatable``).
+    fewest_gpus   least that it has offered to pods since (``status.allocatable``), but for none at
+                  all: so do healthy nodes while their kubelet or device plugin is started anew.
     """
 
     name: str
@@ -212,7 +213,7 @@ def _find_repaired(observed: Observed, known: Iterable[AvoidedNode]) -> tuple[Re
 def _why_well(avoided: AvoidedNode, node: ObservedNode, resource: str) -> str | None:
     """Another boot that offers GPUs, or all GPUs after there were fewer. Being ready again says
     nothing: a network that was away shows the same. That the kubelet offers GPUs says that their
-    device plugin has looked at them since."""
+    device plugin has looked at them since the boot."""
     gpus = node.allocatable.get(resource, 0)
     if not node.is_ready or not gpus:
         return None
@@ -231,10 +232,10 @@ def _look(observed: Observed, avoided: AvoidedNode) -> AvoidedNode:
         return avoided
     capacity = node.capacity.get(observed.gpu_resource, 0)
     allocatable = node.allocatable.get(observed.gpu_resource, 0)
-    fewest = allocatable if avoided.fewest_gpus is None else avoided.fewest_gpus
+    offers = [n for n in (avoided.fewest_gpus, allocatable) if n]
     return replace(
         avoided,
         boot_id=avoided.boot_id or node.boot_id,
         num_gpus=max(capacity, avoided.num_gpus or 0),
-        fewest_gpus=min(fewest, allocatable),
+        fewest_gpus=min(offers, default=None),
     )

@@ -144,6 +144,17 @@ def test_a_machine_that_was_away_for_a_while_is_no_repair() -> None:
     assert story.avoided == ["ill"]
 
 
+@pytest.mark.parametrize("away", [node(offered=0), node(offered=0, has=0)])
+def test_a_kubelet_or_a_plugin_that_was_started_anew_is_no_repair(away: ObservedNode) -> None:
+    """As a real kubelet shows them: no GPUs at all, then all. Both happen with every upgrade."""
+    story = Story()
+    story.lose()
+    for seen in (away, node(), away, node()):
+        story.look(seen)
+    assert story.avoided == ["ill"]
+    assert story.status["avoidedNodes"][0]["fewestGpus"] == 8
+
+
 def test_a_device_plugin_that_comes_back_with_fewer_gpus_is_none() -> None:
     story = Story()
     story.lose()
