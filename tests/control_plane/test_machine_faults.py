@@ -44,6 +44,7 @@ class Scene:
     def __init__(self, plane: ControlPlane, namespace: str, port: int) -> None:
         self.plane, self.namespace, self.port = plane, namespace, port
         self.key = uuid.uuid4().hex[:8]
+        self.log = Path()
 
     @contextlib.contextmanager
     def node(self, name: str) -> Iterator[StandInNode]:
@@ -134,10 +135,11 @@ def scene(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
     environment = {"PIPEMAX_WORKER_SETTINGS": json.dumps(settings)}
     folder = tmp_path_factory.mktemp("operator")
     with (
-        running_operator(control_plane, folder, namespace, environment),
+        running_operator(control_plane, folder, namespace, environment) as operator,
         scene.node("a"),
         scene.node("b"),
     ):
+        scene.log = operator.log
         for job, (spec, _) in STUCK.items():
             scene.apply(job, startDeadline="35s", **spec)
         yield scene
@@ -220,6 +222,8 @@ def test_a_repaired_node_is_used_again(scene: Scene) -> None:
     assert list(avoided()) == [ill[1]]
     events = scene.plane.kubectl("events", "-n", scene.namespace, "--for", "ij/repaired")
     assert f"node {ill[0]} is used again: it was started anew" in events
+    said = f"{scene.namespace}/repaired: NodeUsedAgain: node {ill[0]} is used again"
+    assert said in scene.log.read_text(encoding="utf-8")
     # As an administrator does who knows better.
     scene.change_status("repaired", [])
     assert scene.condition("repaired", GPU_LOST, "NodeUsedAgain")["status"] == "False"

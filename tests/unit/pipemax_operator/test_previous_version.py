@@ -18,6 +18,7 @@ from pipemax_operator.manifests.metadata import Owner
 from pipemax_operator.observation import observe
 from pipemax_operator.plan import Plan, plan
 from pipemax_operator.settings import OperatorSettings
+from pipemax_worker.cli.main import build_parser
 from pipemax_worker.job import InferenceJob, parse_job, resolve_nvme
 
 Document = dict[str, Any]
@@ -164,6 +165,13 @@ def test_its_workers_find_their_nvme_folder_with_the_old_image_and_with_a_new_on
     (mounted,) = (one for one in worker["volumeMounts"] if one["name"] == "nvme")
     assert resolve_nvme(nvme, mounts) == Path(mounted["mountPath"])
     assert mounted["subPath"] == "uid-1/kv"
+
+
+def test_a_newer_image_takes_the_arguments_of_its_containers() -> None:
+    pod = child()["spec"]["template"]["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        assert container["command"] == ["pipemax"]
+        build_parser().parse_args(container["args"])
 
 
 def test_a_change_writes_no_field_that_the_older_worker_does_not_know() -> None:
