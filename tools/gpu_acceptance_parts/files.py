@@ -10,6 +10,15 @@ from make_workload import draw_lengths, write_lengths
 
 from gpu_acceptance_parts.part import Setting
 
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 256,
+}
 LONGEST_ON_CPU = 24
 REQUESTS_ON_CPU = 60
 
@@ -37,3 +46,12 @@ def write_w1(setting: Setting) -> Path:
     path = setting.scratch / "w1.jsonl"
     write_lengths(lengths, path)
     return path
+
+
+def small_shape(setting: Setting, shape: Path) -> Path:
+    """A folder with the same architecture's ``config.json``, small."""
+    folder = setting.scratch / f"small-{shape.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads((shape / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | SMALL), encoding="utf-8")
+    return folder

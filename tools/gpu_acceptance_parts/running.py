@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -133,11 +133,10 @@ def read_results(path: Path) -> dict[str, Result]:
 
 
 def run_limited(
-    command: Sequence[str], environment: dict[str, str] | object, log: Path, seconds: float
+    command: Sequence[str], environment: Mapping[str, str], log: Path, seconds: float
 ) -> Ended:
     """The command's output goes to ``log``. At its limit, or where a signal ends us, its whole
     process group is killed."""
-    assert isinstance(environment, dict)
     start = time.monotonic()
     with log.open("wb") as file:
         file.write(f"$ {' '.join(command)}\n".encode())
@@ -162,7 +161,7 @@ def run_limited(
     return Ended(code, printed, time.monotonic() - start, was_interrupted)
 
 
-def part_environment(more: dict[str, str]) -> dict[str, str]:
+def part_environment(more: Mapping[str, str]) -> dict[str, str]:
     """Without an installed package: the checkout's own code."""
     path = [str(ROOT / "worker"), *filter(None, [os.environ.get("PYTHONPATH")])]
     ours = {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from gpu_acceptance_parts.files import fresh, load_json, write_w1
+from gpu_acceptance_parts.files import fresh, load_json, small_shape, write_w1
 from gpu_acceptance_parts.part import Figure, Part, Setting, at_least, at_most, speed
 from gpu_acceptance_parts.running import ROOT, python
 
@@ -40,7 +40,8 @@ class StepCase:
         out = ("--json", fresh(setting, self.name))
         if setting.is_cpu:
             small = ("--requests", 8, "--context", 40, "--prefill", min(self.prefill, 4))
-            words = python("tools/gpu_step.py", "--model", TINY, "--steps", 2)
+            model = small_shape(setting, SHAPES / self.shape)
+            words = python("tools/gpu_step.py", "--model", model, "--steps", 2)
             return [*words, *small, *out]
         layers = () if self.layers is None else ("--layers", self.layers)
         words = ("--model", SHAPES / self.shape, "--requests", self.requests, "--steps", 20)
