@@ -80,6 +80,11 @@ dataset-scale: $(VENV)/.dev ## 10 million lines through reader, ledger and write
 bench: $(VENV)/.dev smollm2 ## Tokens/s against transformers on this CPU
 	@$(BIN)/pipemax bench --model models/SmolLM2-135M-Instruct --stages 1,2 --against transformers
 
+.PHONY: gpu-acceptance
+gpu-acceptance: $(VENV)/.dev ## On a machine with GPUs: every part of it, with goals (half an hour; docs/gpu.md)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,gpu,dev]'
+	@$(BIN)/python tools/gpu_acceptance.py
+
 .PHONY: study
 study: $(VENV)/.dev ## Simulate the study: every policy and rival on four kinds of cards (hours; it can be stopped)
 	@OMP_NUM_THREADS=1 nice $(BIN)/python tools/study.py

@@ -118,9 +118,7 @@ def right_answers(output: Path) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 1)
 
 
-def write_job(
-    folder: Path, run: Run, device: str, num_requests: int | None = None
-) -> tuple[Path, Path]:
+def write_job(folder: Path, run: Run, device: str, num_requests: int | None) -> tuple[Path, Path]:
     """The first ``num_requests`` questions, or all."""
     output = folder / "out"
     prompts = folder / "prompts.jsonl"
@@ -160,10 +158,10 @@ def carry_out(run: Run, device: str, num_requests: int | None) -> bool:
     return good
 
 
-def stop_and_resume(run: Run, device: str) -> bool:
+def stop_and_resume(run: Run, device: str, num_requests: int | None) -> bool:
     """SIGTERM in mid-run, then the same command: exit codes 75 and 0, every line one record."""
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as name:
-        job_file, output = write_job(Path(name), run, device)
+        job_file, output = write_job(Path(name), run, device, num_requests)
         process = subprocess.Popen(
             pipemax("run", str(job_file)), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, env=environment(),
@@ -212,7 +210,8 @@ def main() -> int:
     runs = [run for n in stages for run in runs_for(n, device)]
     wanted = [run for run in runs if options.only is None or run.name in options.only]
     results = [carry_out(run, device, options.requests) for run in wanted]
-    results.append(stop_and_resume(runs_for(stages[-1], device)[0], device))
+    last = runs_for(stages[-1], device)[0]
+    results.append(stop_and_resume(last, device, options.requests))
     print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
     return 0 if all(results) else 1
 
