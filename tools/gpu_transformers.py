@@ -56,7 +56,10 @@ def save(name: str, folder: Path) -> Path:
 
 def our_tokens(folder: Path, work: BenchWork, num_stages: int) -> Tokens:
     config = load_model_config(folder)
-    options = BenchOptions(folder, max_num_requests=len(work), max_batched_tokens=256)
+    options = BenchOptions(  # beside what transformers holds of the same GPU
+        folder, max_num_requests=len(work), max_batched_tokens=256, device_kv_bytes=1 << 30,
+        host_kv_bytes=1 << 28,
+    )  # fmt: skip
     settings = build_settings(options, config, num_stages)
     return run_engine(settings, work, make_work(config, 2, 1)).token_ids
 
