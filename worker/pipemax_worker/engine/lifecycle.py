@@ -213,7 +213,7 @@ class Lifecycle:
     def take_output(self, plan: Plan, sampled: Mapping[int, SampledToken]) -> None:
         """The rows of ``plan`` are through, with a token each that asked for one. Raises
         InvariantError without it."""
-        states, take_token = self.states, self.take_token
+        states, take_token, running = self.states, self.take_token, _RUNNING
         for row in plan.stage_input.scheduled:
             request_id = row.request_id
             state = states[request_id]
@@ -226,7 +226,7 @@ class Lifecycle:
                     )
                 state.num_unknown_tokens -= 1
                 take_token(state, token)
-            if state.num_in_flight == 0:
+            if state.status is not running or state.preemption is not None:
                 self.settle(state)
 
     def take_token(self, state: RequestState, sampled: SampledToken) -> None:

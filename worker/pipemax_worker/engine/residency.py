@@ -43,12 +43,33 @@ class Residency:
         block_ids = self._manager.allocate(num_blocks, self.held)
         if block_ids is None:
             return False
-        if state.packed_slots is not None:
-            state.packed_slots += self._manager.device_slots(block_ids)
-        self.held.update(dict.fromkeys(block_ids, state))
-        state.on_device.update(dict.fromkeys(block_ids))
-        state.block_ids += block_ids
+        self._append(state, block_ids, self._manager.device_slots(block_ids))
         return True
+
+    def allocate_each(self, sizes: Sequence[tuple[RequestState, int]]) -> bool:
+        """Append so many new blocks to each; False, and nothing changed, if they are not free."""
+        nums = [num_blocks for _, num_blocks in sizes]
+        if sum(nums) > self.num_free(keep_cached=True):
+            return False
+        block_ids = self._manager.allocate_each(nums)
+        if block_ids is None:
+            return False
+        slots, first = self._manager.device_slots(block_ids), 0
+        for state, num_blocks in sizes:
+            end = first + num_blocks
+            self._append(
+                state, block_ids[first:end], slots[first * _SLOT_BYTES : end * _SLOT_BYTES]
+            )
+            first = end
+        return True
+
+    def _append(self, state: RequestState, block_ids: Sequence[int], slots: bytes) -> None:
+        if state.packed_slots is not None:
+            state.packed_slots += slots
+        for block_id in block_ids:
+            self.held[block_id] = state
+            state.on_device[block_id] = None
+        state.block_ids += block_ids
 
     def allocate_owed(self, state: RequestState) -> None:
         """Blocks that ``state`` has already, as far as counts go: there is always room for them."""

@@ -50,6 +50,11 @@ class Rotation:
                 return True
         return False
 
+    def allocate_each(self, sizes: Sequence[tuple[RequestState, int]]) -> bool:
+        """So many blocks for each, if nobody must lose any for it; False, and nothing changed, if
+        not."""
+        return self._residency.allocate_each(sizes)
+
     def _victims(self, micro_batch_id: int, keep: Collection[int]) -> Iterator[RequestState]:
         """Incomplete ones first, then complete ones, then those that are being loaded; in each
         group those whose turn is farthest."""

@@ -46,7 +46,29 @@ class RowBuilder:
     def _with_blocks(
         self, chosen: Sequence[tuple[RequestState, int]], micro_batch_id: int
     ) -> list[tuple[RequestState, int]]:
-        """As much of ``chosen`` as has blocks. Who comes first takes from who comes last."""
+        """As much of ``chosen`` as has blocks."""
+        block_tokens = self._block_tokens
+        rows, short = [], []
+        for row in chosen:
+            state, num_tokens = row
+            num_blocks = len(state.block_ids)
+            if len(state.on_device) != num_blocks:
+                continue
+            if state.num_computed_tokens + num_tokens > num_blocks * block_tokens:
+                short.append((state, state.num_new_blocks(num_tokens, block_tokens)))
+            rows.append(row)
+        if short:
+            if not self._rotation.allocate_each(short):
+                return self._make_room(chosen, micro_batch_id)
+            for state, _ in short:
+                self._lifecycle.admission.note_growth(state)
+        return rows
+
+    def _make_room(
+        self, chosen: Sequence[tuple[RequestState, int]], micro_batch_id: int
+    ) -> list[tuple[RequestState, int]]:
+        """``_with_blocks`` where others must give some. Who comes first takes from who comes
+        last."""
         block_tokens = self._block_tokens
         ids = [state.request_id for state, _ in chosen]
         keep = set(ids)
@@ -132,10 +154,12 @@ class RowBuilder:
         if start < state.num_prompt_tokens or start < state.num_ever_computed:
             self._lifecycle.accounting.note_prefill(state, num_tokens)
         block_tokens, block_ids = self._block_tokens, state.block_ids
-        for index in range(start // block_tokens, len(block_ids)):
-            self._manager.mark_filled(
-                block_ids[index], min(block_tokens, end - index * block_tokens)
-            )
+        first_block = start // block_tokens
+        fills = [
+            min(block_tokens, end - index * block_tokens)
+            for index in range(first_block, len(block_ids))
+        ]
+        self._manager.mark_all_filled(block_ids[first_block:], fills)
         state.num_computed_tokens = end
         if end > state.num_ever_computed:
             state.num_ever_computed = end

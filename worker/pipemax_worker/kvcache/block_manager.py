@@ -100,13 +100,21 @@ class BlockManager:
         reserved HOST slot, so that write-through never waits. Evicts and drops as needed, never a
         protected block; None, and nothing changed, if that does not make enough room.
         """
-        has_host_tier = self.has_host_tier
-        is_free = self.num_free_device_slots >= num_blocks
-        if has_host_tier:
-            is_free = is_free and self.num_free_host_slots >= num_blocks
-        if not is_free and not self._make_free(num_blocks, _as_set(protected)):
+        if not self._is_free(num_blocks) and not self._make_free(num_blocks, _as_set(protected)):
             return None
-        return self._table.add_on_device(num_blocks, has_host_slot=has_host_tier)
+        return self._table.add_on_device((num_blocks,), has_host_slot=self.has_host_tier)
+
+    def allocate_each(self, sizes: Sequence[int]) -> list[int] | None:
+        """``allocate`` of each size, one after the other; all blocks as one list. None, and nothing
+        changed, if that would have to evict or drop anything."""
+        if not self._is_free(sum(sizes)):
+            return None
+        return self._table.add_on_device(sizes, has_host_slot=self.has_host_tier)
+
+    def _is_free(self, num_slots: int) -> bool:
+        table = self._table
+        is_free = table.device.pool.num_free >= num_slots
+        return is_free and (not self.has_host_tier or table.host.pool.num_free >= num_slots)
 
     def _make_free(self, num_slots: int, protected: Container[int]) -> bool:
         """On DEVICE and HOST; False, and nothing changed, if one of them has no room."""

@@ -43,13 +43,14 @@ class BlockTable:
         self.blocks[block.block_id] = block
         return block
 
-    def add_on_device(self, num_blocks: int, *, has_host_slot: bool) -> list[int]:
-        """New blocks with free slots, on DEVICE and, if wanted, on HOST; the ids."""
+    def add_on_device(self, sizes: Sequence[int], *, has_host_slot: bool) -> list[int]:
+        """New blocks with free slots, on DEVICE and, if wanted, on HOST; the ids. Of runs of these
+        sizes, taken one after the other."""
         first = self._next_block_id
-        self._next_block_id += num_blocks
-        block_ids = list(range(first, first + num_blocks))
+        self._next_block_id += sum(sizes)
+        block_ids = list(range(first, self._next_block_id))
         for places in (self.device, self.host) if has_host_slot else (self.device,):
-            places.slots.update(zip(block_ids, places.pool.allocate(num_blocks), strict=True))
+            places.slots.update(zip(block_ids, places.pool.allocate_each(sizes), strict=True))
         self.blocks.update(zip(block_ids, map(Block, block_ids), strict=True))
         return block_ids
 

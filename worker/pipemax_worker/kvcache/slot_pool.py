@@ -57,6 +57,19 @@ class SlotPool:
         del self._free[first:]
         return slots
 
+    def allocate_each(self, sizes: Sequence[int]) -> list[int]:
+        """``allocate`` of each size, one after the other; all slots as one list."""
+        taken = self.allocate(sum(sizes))
+        if len(taken) == len(sizes):
+            taken.reverse()
+            return taken
+        slots: list[int] = []
+        end = len(taken)
+        for size in sizes:
+            slots += taken[end - size : end]
+            end -= size
+        return slots
+
     def take(self, slots: Collection[int]) -> None:
         """Take just these slots. Raises InvariantError if one of them is not free."""
         free = [slot for slot in self._free if slot not in slots]
