@@ -12,6 +12,8 @@ expected end, with sums, so a change costs O(1) and a peak O(buckets).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
+from operator import add, mul
 
 _BUCKETS_PER_OUTPUT = 16
 """Of the expected length: finer ones would only cost time."""
@@ -30,9 +32,13 @@ class KVForecast:
         self._slack_tokens = block_tokens / 2
         self._rounds_per_bucket = max(1, expected_output_tokens // _BUCKETS_PER_OUTPUT)
         self._num_turns = 0
-        self._buckets: dict[int, dict[int, float]] = {}
-        self._sums: dict[int, float] = {}
+        self._members: dict[int, dict[int, float]] = {}
         self._bucket_of: dict[int, int] = {}
+        # By bucket: bases and members, and the round in its middle.
+        self._sums: list[float] = []
+        self._counts: list[int] = []
+        self._rounds: list[float] = []
+        self._first_bucket = 0
 
     @property
     def _now(self) -> float:
@@ -52,10 +58,12 @@ class KVForecast:
         bucket = self._bucket_of.pop(request_id, None)
         if bucket is None:
             return
-        members = self._buckets[bucket]
+        members = self._members[bucket]
         self._sums[bucket] -= members.pop(request_id)
+        self._counts[bucket] -= 1
         if not members:
-            del self._buckets[bucket], self._sums[bucket]
+            del self._members[bucket]
+            self._sums[bucket] = 0.0
 
     def peak_tokens(
         self, candidates: Sequence[tuple[int, float]], excess_tokens: float = 0.0
@@ -74,27 +82,42 @@ class KVForecast:
         return int(self._peak(added))
 
     def _peak(self, added: dict[int, tuple[float, int]]) -> float:
-        peak = base = 0.0
-        count = 0
-        for bucket in sorted(self._sums.keys() | added.keys(), reverse=True):
-            more_base, more_count = added.get(bucket, (0.0, 0))
-            base += self._sums.get(bucket, 0.0) + more_base
-            count += len(self._buckets.get(bucket, ())) + more_count
-            peak = max(peak, base + count * (bucket + 0.5) * self._rounds_per_bucket)
-        return peak
+        """What is held at the end of each bucket, by all that end in it or later."""
+        first = self._first_bucket
+        if added:
+            self._reach(max(added))
+        sums, counts = self._sums[first:], self._counts[first:]
+        for bucket, (base, count) in added.items():
+            sums[bucket - first] += base
+            counts[bucket - first] += count
+        bases = accumulate(reversed(sums))
+        grown = map(mul, accumulate(reversed(counts)), reversed(self._rounds[first:]))
+        return max(0.0, max(map(add, bases, grown), default=0.0))
 
     def _bucket(self, num_rounds: float) -> int:
         return int((self._now + max(0.0, num_rounds)) // self._rounds_per_bucket)
 
+    def _reach(self, bucket: int) -> None:
+        """There are sums up to ``bucket``."""
+        for number in range(len(self._sums), bucket + 1):
+            self._sums.append(0.0)
+            self._counts.append(0)
+            self._rounds.append((number + 0.5) * self._rounds_per_bucket)
+
     def _put(self, request_id: int, base: float, bucket: int) -> None:
+        self._reach(bucket)
         self._bucket_of[request_id] = bucket
-        self._buckets.setdefault(bucket, {})[request_id] = base
-        self._sums[bucket] = self._sums.get(bucket, 0.0) + base
+        self._members.setdefault(bucket, {})[request_id] = base
+        self._sums[bucket] += base
+        self._counts[bucket] += 1
 
     def _postpone_overdue(self, excess_tokens: float) -> None:
         current = self._bucket(0.0)
+        if current == self._first_bucket:
+            return
+        self._first_bucket = current
         later = max(current, self._bucket(excess_tokens))
-        for bucket in [b for b in self._buckets if b < current]:
-            for request_id, base in list(self._buckets[bucket].items()):
+        for bucket in [b for b in self._members if b < current]:
+            for request_id, base in list(self._members[bucket].items()):
                 self.remove(request_id)
                 self._put(request_id, base, later)

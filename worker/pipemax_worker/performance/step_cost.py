@@ -167,10 +167,8 @@ def first_alike(stages: Sequence[object]) -> tuple[int, ...]:
 
 def all_stage_seconds(cost: StepCost, shape: BatchShape) -> list[float]:
     """``stage_seconds`` of every stage, computed once for those that are alike."""
-    seconds: list[float] = []
-    for stage, first in enumerate(cost.alike):
-        seconds.append(seconds[first] if first < stage else cost.stage_seconds(shape, stage))
-    return seconds
+    by_first = {first: cost.stage_seconds(shape, first) for first in set(cost.alike)}
+    return [by_first[first] for first in cost.alike]
 
 
 def padded_tokens(num_tokens: int, tile_tokens: int) -> int:

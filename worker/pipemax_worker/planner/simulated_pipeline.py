@@ -71,6 +71,7 @@ class SimulatedPipeline:
         self.stages = [
             SimulatedStage(links, geometry.slot_bytes(stage)) for stage in range(cost.num_stages)
         ]
+        self._runs = [stage.run for stage in self.stages]
         self._clock, self._cost, self._hop = clock, cost, hop
         self._messages: deque[Message] = deque()
         self._copies: list[tuple[float, int, tuple[CopyResult, ...]]] = []
@@ -151,8 +152,8 @@ class SimulatedPipeline:
         hop_seconds = self._hop.seconds(shape.num_tokens)
         turns = []
         seconds = all_stage_seconds(self._cost, shape)
-        for stage, compute_seconds in zip(self.stages, seconds, strict=True):
-            turn = stage.run(now, arrival, compute_seconds)
+        for run, compute_seconds in zip(self._runs, seconds, strict=True):
+            turn = run(now, arrival, compute_seconds)
             turns.append(turn)
             arrival = turn.end + hop_seconds
         return turns
