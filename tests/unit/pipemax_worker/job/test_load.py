@@ -121,3 +121,11 @@ def test_the_way_to_yaml_adds_no_field_and_keeps_readable_amounts() -> None:
         "spec:\n  model:\n    uri: models/tiny\n  input:\n    uri: prompts.jsonl\n"
         "  output:\n    uri: out\n  kvCache:\n    host: 200Gi\n  deadline: 1d12h\n"
     )
+
+
+def test_what_is_as_by_default_may_be_left_out() -> None:
+    spec = "suspend: false\nengine: {policy: fused, stepTimeout: 1h}\nerrorPolicy: {}"
+    job = parse_job(make_job_text(spec), "job.yaml")
+    text = dump_job(job, with_defaults=False)
+    assert text.endswith("  output:\n    uri: out\n  engine:\n    stepTimeout: 1h\n")
+    assert parse_job(text, "dumped") == job
