@@ -169,35 +169,40 @@ class Residency:
         num_done = 0
         is_alone = not self.shared or self.shared.keys().isdisjoint(block_ids)
         if is_alone and job.num_slots == len(block_ids):
-            num_done = self._note_whole_loads(block_ids, job.target_slots)
-        rest = block_ids[num_done:]
-        if is_alone:
-            holders = dict.fromkeys(map(self.held.__getitem__, rest))
-        else:
-            holders = dict.fromkeys(chain.from_iterable(map(self.holders, rest)))
-        for holder in holders:
-            holder.on_device = dict.fromkeys(self._manager.present_on_device(holder.block_ids))
-            self._refresh(holder)
+            num_done = self._note_runs(block_ids, job.target_slots)
+        for holder in dict.fromkeys(chain.from_iterable(map(self.holders, block_ids[num_done:]))):
+            self._note_loaded(holder)
         return job
 
-    def _note_whole_loads(self, block_ids: Sequence[int], slots: bytes) -> int:
-        """Of blocks loaded into ``slots``, request by request and held by one each: how many, from
-        the first on, were all that their requests lacked, and the head of them. These have all
-        their blocks now, and their slots need not be looked up."""
+    def _note_runs(self, block_ids: Sequence[int], slots: bytes) -> int:
+        """Take note of blocks that were loaded into ``slots`` and have one holder each, as far as
+        they come request by request and in order; returns how many that were."""
         num_done = 0
         while num_done < len(block_ids):
             holder = self.held[block_ids[num_done]]
             here = holder.block_ids
             num_missing = len(here) - len(holder.on_device)
-            end = num_done + num_missing
-            if not num_missing or here[:num_missing] != block_ids[num_done:end]:
+            run = block_ids[num_done : num_done + num_missing]
+            first = here.index(run[0]) if run else 0
+            end = first + len(run)
+            if not run or here[first:end] != run:
                 break
-            head = slots[num_done * _SLOT_BYTES : end * _SLOT_BYTES]
-            holder.packed_slots = head + self._manager.device_slots(here[num_missing:])
-            holder.on_device = dict.fromkeys(here)
-            self._refresh(holder)
-            num_done = end
+            if len(run) < num_missing:
+                self._note_loaded(holder)
+            else:  # all its slots are known by these, or nearly so
+                run_slots = slots[num_done * _SLOT_BYTES : (num_done + len(run)) * _SLOT_BYTES]
+                head_slots = self._manager.device_slots(here[:first]) if first else b""
+                tail_slots = self._manager.device_slots(here[end:])
+                holder.packed_slots = head_slots + run_slots + tail_slots
+                holder.on_device = dict.fromkeys(here)
+                self._refresh(holder)
+            num_done += len(run)
         return num_done
+
+    def _note_loaded(self, holder: RequestState) -> None:
+        """Some of its blocks, but for all one knows not all."""
+        holder.on_device = dict.fromkeys(self._manager.present_on_device(holder.block_ids))
+        self._refresh(holder)
 
     def _refresh(self, state: RequestState) -> None:
         micro_batch = self._micro_batches.of(state)

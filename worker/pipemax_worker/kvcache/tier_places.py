@@ -46,10 +46,12 @@ class TierPlaces:
 
     def count_valid(self, block_ids: Sequence[int]) -> int:
         """How many, from the first on, are ``valid``. Of a request's, all but perhaps the last."""
+        if not block_ids:
+            return 0
+        if block_ids[-1] not in self.valid:
+            block_ids = block_ids[:-1]
         if self.valid.issuperset(block_ids):
             return len(block_ids)
-        if self.valid.issuperset(block_ids[:-1]):
-            return len(block_ids) - 1
         return [block_id in self.valid for block_id in block_ids].index(False)
 
     def take_out(self, block_ids: Sequence[int]) -> list[int]:
