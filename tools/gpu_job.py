@@ -43,17 +43,19 @@ Json = dict[str, Any]
 SPEED = re.compile(r"speed\s+([\d.]+) generated tokens/s over (.*)")
 GPU_METRIC = re.compile(r"pipemax_gpu_\w+")
 SAMPLE = re.compile(r"^(pipemax_\w+)(?:\{[^}]*\})? (\S+)", re.MULTILINE)
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 1.0
 NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
 """A safetensors file: a job looks whether the weights are there before it starts."""
 
 
 @dataclass
 class Seen:
-    """What the run's HTTP pages said last while tokens were made."""
+    """What the run's HTTP pages said: the last while tokens were made, and all that /metrics said,
+    with the time of each (``tools/gpu_panels.py`` shows them to a Prometheus)."""
 
     metrics: str = ""
     progress: Json = field(default_factory=dict)
+    scrapes: list[tuple[float, str]] = field(default_factory=list)
 
 
 def write_model(shape: Path, folder: Path) -> Path:
@@ -152,6 +154,8 @@ def look(port: int, seen: Seen) -> None:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=5) as answer,
         ):
             pages[page] = answer.read().decode()
+    if pages.get("metrics"):
+        seen.scrapes.append((time.time(), pages["metrics"]))
     progress = json.loads(pages.get("progress") or "{}")
     if progress.get("requests", {}).get("inFlight") and "metrics" in pages:
         seen.progress, seen.metrics = progress, pages["metrics"]
@@ -250,7 +254,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--max-batched-tokens", type=int, metavar="N")
     add("--host", metavar="BYTES", help="host tier of all stages")
     add("--json", type=Path, metavar="FILE")
-    add("--metrics", type=Path, metavar="FILE", help="keep /metrics of the run there")
+    add(
+        "--metrics", type=Path, metavar="JSONL", help="keep what /metrics said there, by the second"
+    )
     return parser.parse_args()
 
 
@@ -269,7 +275,8 @@ def main() -> int:
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     if options.metrics is not None:
-        options.metrics.write_text(seen.metrics, encoding="utf-8")
+        lines = (json.dumps({"at": at, "text": text}) for at, text in seen.scrapes)
+        options.metrics.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return 0 if figures["records"] == figures["lines"] and not figures["failed"] else 1
 
 

@@ -145,7 +145,7 @@ def read_w1_bench(setting: Setting, printed: str) -> list[Figure]:
 
 
 def _w1_job(setting: Setting) -> Sequence[object]:
-    out = ("--json", fresh(setting, "w1-job"), "--metrics", fresh(setting, "metrics", "txt"))
+    out = ("--json", fresh(setting, "w1-job"), "--metrics", fresh(setting, "metrics", "jsonl"))
     device = "cpu" if setting.is_cpu else "cuda"
     return python("tools/gpu_job.py", "--device", device, *_w1_settings(setting), *out)
 
