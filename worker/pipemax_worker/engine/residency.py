@@ -8,8 +8,8 @@ to evict.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from pipemax_worker.contract.transfers import CopyJob
 from pipemax_worker.engine.micro_batches import MicroBatches
@@ -210,64 +210,6 @@ class Residency:
             micro_batch.refresh(state)
 
     # --- room on the device
-
-    def make_room(
-        self, num_slots: int, victims: Iterable[RequestState], *, keep_cached: bool = False
-    ) -> bool:
-        """Drop blocks of ``victims``, in order, until ``num_slots`` can be had.
-
-        Counts on cached blocks, which the manager evicts by itself, unless ``keep_cached``.
-        """
-        num_short = num_slots - self.num_free(keep_cached)
-        remaining = iter(victims)
-        while num_short > 0:
-            chosen = self._choose_blocks(remaining, num_short)
-            if not chosen:
-                return False
-            self._manager.drop_device(chosen)
-            # A slot that a copy still uses is not free at once: what is short is counted again.
-            num_short = num_slots - self.num_free(keep_cached)
-        return True
-
-    def _choose_blocks(self, victims: Iterator[RequestState], num_blocks: int) -> list[int]:
-        """Up to ``num_blocks`` blocks of the next victims, which lose them."""
-        chosen: list[int] = []
-        for victim in victims:
-            block_ids = self._droppable_blocks(victim, num_blocks - len(chosen))
-            micro_batch = self._micro_batches.of(victim)
-            if block_ids:
-                self._take(victim, block_ids)
-                if micro_batch is not None:
-                    micro_batch.refresh(victim)
-                chosen += block_ids
-                if len(chosen) == num_blocks:
-                    break
-            if micro_batch is not None:
-                micro_batch.partly.pop(victim.request_id, None)  # nothing more to take
-        return chosen
-
-    def _take(self, victim: RequestState, block_ids: Sequence[int]) -> None:
-        """These blocks of ``victim``, in order, leave the device."""
-        victim.packed_slots = None
-        on_device = victim.on_device
-        if len(block_ids) == len(on_device):
-            victim.on_device = {}
-        elif self.shared:
-            for block_id in block_ids:
-                del on_device[block_id]
-        else:  # they are the first ones
-            victim.on_device = dict.fromkeys(islice(on_device, len(block_ids), None))
-
-    def _droppable_blocks(self, victim: RequestState, num_blocks: int) -> list[int]:
-        """Head first: blocks are stored in this order, so what follows the first that has no HOST
-        copy yet has none either. Blocks that others share stay."""
-        chosen = list(victim.on_device)
-        if self.shared and not self.shared.keys().isdisjoint(chosen):
-            chosen = [block_id for block_id in chosen if block_id not in self.shared]
-        if len(chosen) > num_blocks:
-            del chosen[num_blocks:]
-        num_stored = self._manager.count_on_host(chosen)
-        return chosen if num_stored == len(chosen) else chosen[:num_stored]
 
     def num_allocatable(self) -> int:
         """Blocks to be had without preempting: rotation makes room on the device, nothing makes

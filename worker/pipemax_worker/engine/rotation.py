@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from pipemax_worker.contract.geometry import Tier
 from pipemax_worker.engine.config import SchedulerConfig
+from pipemax_worker.engine.device_room import DeviceRoom
 from pipemax_worker.engine.message import MessageDraft
 from pipemax_worker.engine.micro_batches import MicroBatch, MicroBatches
 from pipemax_worker.engine.request_state import RequestState
@@ -32,6 +33,7 @@ class Rotation:
         self._config = config
         self._manager = manager
         self._residency = residency
+        self._room = DeviceRoom(manager, residency, micro_batches)
         self._micro_batches = micro_batches
 
     # --- room for the rows of this turn
@@ -45,7 +47,7 @@ class Rotation:
             return False
         for keep_cached in (False, True):
             victims = self._victims(micro_batch_id, keep)
-            has_room = self._residency.make_room(num_blocks, victims, keep_cached=keep_cached)
+            has_room = self._room.make(num_blocks, victims, keep_cached=keep_cached)
             if has_room and self._residency.allocate(state, num_blocks):
                 return True
         return False
@@ -96,7 +98,7 @@ class Rotation:
             keep.update(following.resident)
         for keep_cached in (False, True):  # cached blocks that are being stored cannot be evicted
             victims = self._victims(micro_batch_id, keep)
-            self._residency.make_room(len(block_ids), victims, keep_cached=keep_cached)
+            self._room.make(len(block_ids), victims, keep_cached=keep_cached)
             num_fitting = self._residency.num_free(keep_cached)
             if self.load(draft, block_ids[:num_fitting]) or not block_ids:
                 break

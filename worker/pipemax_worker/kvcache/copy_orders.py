@@ -1,4 +1,4 @@
-"""Orders copies between neighbouring tiers and applies what becomes of them.
+"""Orders copies between neighbouring tiers; what becomes of them is ``copy_completion``'s.
 
 What keeps every read right, on every stage, in the order of the messages:
 - the bytes a copy reads or writes are pinned until all stages have reported it, but for the DEVICE
@@ -20,7 +20,8 @@ from pipemax_worker.contract.transfers import CopyJob, CopyResult
 from pipemax_worker.errors import InvariantError
 from pipemax_worker.kvcache.block import DEVICE, HOST, NVME, Block
 from pipemax_worker.kvcache.block_table import BlockTable
-from pipemax_worker.kvcache.copies import CompletedCopy, PendingCopies, PendingCopy
+from pipemax_worker.kvcache.copies import CompletedCopy, PendingCopies
+from pipemax_worker.kvcache.copy_completion import CopyCompletion
 from pipemax_worker.kvcache.eviction import any_of
 from pipemax_worker.kvcache.write_allowance import WriteAllowance
 
@@ -34,6 +35,7 @@ class CopyOrders:
         self._table = table
         self._nvme_writes = nvme_writes
         self._pending = pending
+        self._completion = CopyCompletion(table, pending)
         self._stores_of_message: list[int] = []
 
     def store(self, block_ids: Sequence[int]) -> CopyJob | None:
@@ -62,28 +64,9 @@ class CopyOrders:
             if copy is not None:
                 self._table.device.pool.unpin(job_id)
                 copy.is_settled = True
-                settled += self._settle(copy)
+                settled += self._completion.settle(copy)
         self._stores_of_message.clear()
         return settled
-
-    def _settle(self, copy: PendingCopy) -> list[int]:
-        settled = []
-        for position, block_id in enumerate(copy.block_ids):
-            block = self._table.blocks.get(block_id)
-            if block is None:
-                continue
-            if self._table.host.slots.get(block_id) == copy.target_slots[position]:
-                self._take_version(block, HOST, copy.versions[position])
-                settled.append(block_id)
-            self._table.refresh_all(block)
-        return settled
-
-    def _take_version(self, block: Block, tier: Tier, version: int) -> None:
-        places = self._table.tiers[tier]
-        if block.version == version:
-            places.valid.add(block.block_id)
-        if places.incoming.get(block.block_id) == version:
-            del places.incoming[block.block_id]
 
     def _needs_store(self, block: Block) -> bool:
         host = self._table.host
@@ -225,75 +208,6 @@ class CopyOrders:
             return []
         return [blocks[block_id] for block_id in block_ids if block_id in cached]
 
-    # --- completion
-
     def report(self, stage: int, results: Iterable[CopyResult]) -> list[CompletedCopy]:
-        completed = []
-        for result in results:
-            copy = self._pending.report(stage, result)
-            if copy is not None:
-                completed.append(copy.completed(self._complete(copy)))
-        return completed
-
-    def _complete(self, copy: PendingCopy) -> list[int]:
-        """Unpin, and apply the copy to the blocks that still are what was copied; returns the ids
-        of blocks whose content is lost."""
-        if not copy.is_settled:
-            self._table.tiers[copy.source].pool.unpin(copy.job_id)
-        if copy.target is not DEVICE:
-            self._table.tiers[copy.target].pool.unpin(copy.job_id)
-        if copy.target is DEVICE and not copy.failed:
-            self._list_loaded(copy)
-            return []
-        lost_block_ids = []
-        for position, block_id in enumerate(copy.block_ids):
-            block = self._table.blocks.get(block_id)
-            if block is None:
-                continue
-            if position not in copy.failed:
-                self._land(block, copy, position)
-            elif self._fail(block, copy, position):
-                lost_block_ids.append(block_id)
-                self._table.lose(block)
-        return lost_block_ids
-
-    def _list_loaded(self, copy: PendingCopy) -> None:
-        """Blocks that nobody uses any more can be dropped from HOST again."""
-        cached = self._table.cached
-        if cached:
-            for block_id in [b for b in copy.block_ids if b in cached]:
-                self._table.refresh(self._table.blocks[block_id], HOST)
-
-    def _land(self, block: Block, copy: PendingCopy, position: int) -> None:
-        target = copy.target
-        if target is DEVICE:
-            self._table.refresh(block, HOST)
-            return
-        if self._table.tiers[target].slots.get(block.block_id) == copy.target_slots[position]:
-            if not copy.is_settled:
-                self._take_version(block, target, copy.versions[position])
-            is_moved = copy.source is not DEVICE and not block.num_parked_refs
-            if is_moved and self._is_at_source(block, copy, position):
-                self._table.release_slot(block, copy.source)  # moved, not doubled
-        self._table.refresh_all(block)
-
-    def _is_at_source(self, block: Block, copy: PendingCopy, position: int) -> bool:
-        slots = self._table.tiers[copy.source].slots
-        return slots.get(block.block_id) == copy.source_slots[position]
-
-    def _fail(self, block: Block, copy: PendingCopy, position: int) -> bool:
-        """Whether the content is lost: a load brought bad bytes, the only copy is unreadable, or a
-        settled store failed, after which nobody knows who has read what it left."""
-        source, target = copy.source, copy.target
-        if target is DEVICE or copy.is_settled:
-            return True
-        places = self._table.tiers[target]
-        if places.slots.get(block.block_id) == copy.target_slots[position]:
-            if places.incoming.get(block.block_id) == copy.versions[position]:
-                del places.incoming[block.block_id]
-            if source is not DEVICE:
-                self._table.release_slot(block, target)
-        if source is NVME and self._is_at_source(block, copy, position):
-            self._table.release_slot(block, NVME)
-        self._table.refresh_all(block)
-        return not self._table.has_any_copy(block)
+        """Take one stage's results; returns the copies that all stages have now reported."""
+        return self._completion.report(stage, results)

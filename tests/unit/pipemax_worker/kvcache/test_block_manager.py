@@ -305,3 +305,23 @@ def test_blocks_with_a_host_copy_are_counted_from_the_first_on() -> None:
     assert manager.count_on_host([*stored, *unstored, *stored]) == 2
     assert manager.count_on_host(stored) == 2
     assert manager.count_on_host(unstored) == 0
+
+
+def test_allocating_for_each_evicts_nothing() -> None:
+    manager = make_manager(device=3, host=3)
+    cached = fill_and_store(manager, 1)
+    manager.commit_hash(cached[0], b"head")
+    manager.free(cached)
+    assert manager.allocate_each([1, 2]) is None
+    assert manager.lookup_prefix([b"head"]) == cached
+    assert manager.allocate_each([1, 1]) == [1, 2]
+    manager.check_integrity()
+
+
+def test_freeing_a_block_twice_at_once_is_found() -> None:
+    manager = make_manager(device=2)
+    (block_id,) = allocate(manager, 1)
+    with pytest.raises(InvariantError, match="does not exist"):
+        manager.free([block_id, block_id])
+    with pytest.raises(InvariantError, match="does not exist"):
+        manager.free([block_id])

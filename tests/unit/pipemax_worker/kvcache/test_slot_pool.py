@@ -92,3 +92,17 @@ def test_slots_released_together_come_back_in_their_order() -> None:
     slots = pool.allocate(3)
     pool.release_all(slots)
     assert pool.free_slots == tuple(slots)
+
+
+@pytest.mark.parametrize("sizes", [[1, 1, 1], [2, 1], [1, 0, 3], [4], [], [0]])
+def test_slots_for_each_are_those_of_one_after_the_other(sizes: list[int]) -> None:
+    pool, other = SlotPool(6), SlotPool(6)
+    assert pool.allocate_each(sizes) == [slot for size in sizes for slot in other.allocate(size)]
+    assert pool.free_slots == other.free_slots
+
+
+def test_slots_for_each_are_refused_together() -> None:
+    pool = SlotPool(3)
+    with pytest.raises(InvariantError, match="4 slots asked"):
+        pool.allocate_each([2, 2])
+    assert pool.num_free == 3
