@@ -18,7 +18,8 @@ from gpu_acceptance_parts.part import Figure, Json, Part, Setting
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST_SECONDS = 20.0
-"""Less is left of the budget: nothing is started any more."""
+LEAST_SHARE = 1 / 3
+"""Of a part's limit: with less left of the budget it is not started, and a shorter one may be."""
 
 RESULTS = "results.jsonl"
 HELD, MISSED, FAILED, RAN = "held", "missed", "failed", "ran"
@@ -86,7 +87,7 @@ class Run:
         if (lacking := part.why_not_on(self._setting)) is not None:
             return Result(part.name, lacking)
         left = self._end - time.monotonic()
-        if left < LEAST_SECONDS:
+        if left < max(LEAST_SECONDS, LEAST_SHARE * part.seconds):
             return self._not_started(part)
         self._say(f"--- {part.name}: {part.shows}")
         setting = replace(self._setting, earlier=self._earlier())
@@ -104,7 +105,7 @@ class Run:
 
     @staticmethod
     def _not_started(part: Part) -> Result:
-        return Result(part.name, NOT_STARTED, fault="no time was left")
+        return Result(part.name, NOT_STARTED, fault="too little time was left")
 
     def _earlier(self) -> dict[str, dict[str, float | int | str | None]]:
         known = read_results(self._setting.file(RESULTS))

@@ -269,10 +269,14 @@ def test_a_part_at_its_limit_is_killed_with_its_children(tmp_path: Path) -> None
         time.sleep(0.05)
 
 
-def test_nothing_is_started_on_an_empty_budget(tmp_path: Path) -> None:
-    (result,) = carry_out(tmp_path, printing("good", "print(7)", number), budget=1.0).results
+def test_nothing_is_started_that_cannot_end(tmp_path: Path) -> None:
+    short = printing("short", "print(7)", number)
+    long = Part("long", "", 3000.0, short.command, short.read)
+    results = carry_out(tmp_path, long, short, budget=60.0).results
+    assert [one.outcome for one in results] == ["not started", "held"]
+    assert exit_code(results) == 1
+    (result,) = carry_out(tmp_path, short, budget=1.0).results
     assert result.outcome == "not started"
-    assert exit_code([result]) == 1
 
 
 CUT_RUN = """
