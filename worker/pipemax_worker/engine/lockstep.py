@@ -20,8 +20,7 @@ from pipemax_worker.engine.config import HostEviction
 from pipemax_worker.engine.lockstep_group import Group, RowKey, Turn
 from pipemax_worker.engine.lockstep_short_turn import LockstepParts, ShortTurns
 from pipemax_worker.engine.message import Plan
-from pipemax_worker.engine.request_state import RequestState, ready_states
-from pipemax_worker.engine.view_builder import LEAST_RECENTLY_RUN
+from pipemax_worker.engine.request_state import RequestState
 
 _MAX_PASSES = 8  # as the scheduler's
 
@@ -38,7 +37,7 @@ class Lockstep:
             Group(micro_batch, parts.lifecycle.residency, parts.config.block_tokens, token_id)
             for micro_batch in parts.lifecycle.micro_batches
         ]
-        self._short_turns = ShortTurns(parts)
+        self._short_turns = ShortTurns(parts, self._groups)
         self._is_closed = False
         self.in_flight = [self._take_over(plan) for plan in plans]
 
@@ -90,7 +89,8 @@ class Lockstep:
         return None
 
     def _take_turn(self, group: Group, now: float) -> tuple[Turn | None, bool]:
-        others = self._ready_others(group)
+        self._is_closed = False
+        others = self._short_turns.ready_others(group)
         if self._may_rebalance(group) or not self._is_even(group, others):
             return self._take_whole_turn(group, now)
         if not group.rows or not self._is_ready(group):
@@ -99,14 +99,6 @@ class Lockstep:
             return None, False
         scheduled = self._short_turns.take(group, others)
         return self._take_whole_turn(group, now) if scheduled is None else (scheduled, False)
-
-    def _ready_others(self, group: Group) -> list[RequestState]:
-        if not group.others:
-            return []
-        states = ready_states(group.others.values(), self._run_ahead)
-        if len(states) > 1:
-            states.sort(key=LEAST_RECENTLY_RUN)
-        return states
 
     def _may_rebalance(self, group: Group) -> bool:
         """Whether the scheduler might move an idle request from here to another micro-batch."""
@@ -131,9 +123,9 @@ class Lockstep:
 
     def _take_whole_turn(self, group: Group, now: float) -> tuple[Turn | None, bool]:
         parts = self._parts
-        self._is_closed = False
         group.dissolve(parts.manager)
-        self._release_victims(group)
+        if self._short_turns.is_short(group, self._short_turns.ready_others(group)):
+            self._short_turns.release_needy(group)
         plan, has_changed = parts.take_turn(group.micro_batch.micro_batch_id, now)
         for each in self._groups:
             each.forget_strangers()
@@ -148,21 +140,6 @@ class Lockstep:
         self._short_turns.last_shape = None
         turn.stage_input = plan.stage_input
         return turn, has_changed
-
-    def _release_victims(self, group: Group) -> None:
-        """Whoever may be preempted leaves lock-step first."""
-        ready = self._ready_others(group)
-        block_tokens = self._parts.config.block_tokens
-        num_needed = sum(state.num_new_blocks(1, block_tokens) for state in ready)
-        if num_needed <= self._lifecycle.residency.num_allocatable():
-            return
-        for victim in self._parts.views.victims():
-            if victim.micro_batch_id is not None:
-                its_group = self._groups[victim.micro_batch_id]
-                row = its_group.rows.get(victim.request_id)
-                if row is not None:
-                    its_group.leave(row)
-                self._lifecycle.residency.allocate_owed(victim)
 
     # --- what comes back
 

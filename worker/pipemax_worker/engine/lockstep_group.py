@@ -239,9 +239,13 @@ class Group:
     def dissolve(self, manager: BlockManager) -> None:
         """All rows leave."""
         for row in list(self.rows.values()):
-            num_joined = self.leave(row)
-            self._residency.allocate_owed(row.state)
-            self._mark_filled(row.state, num_joined, manager)
+            self.release(row, manager)
+
+    def release(self, row: Row, manager: BlockManager) -> None:
+        """It leaves and goes on: with its blocks, and with what they hold."""
+        num_joined = self.leave(row)
+        self._residency.allocate_owed(row.state)
+        self._mark_filled(row.state, num_joined, manager)
 
     def _mark_filled(self, state: RequestState, num_tokens: int, manager: BlockManager) -> None:
         """What was computed after the first ``num_tokens``."""

@@ -207,6 +207,10 @@ class SteadyPolicy(Policy, Protocol):
         """The prefetch budget beside a step of ``shape``."""
         ...
 
+    def choose_preemptions(self, view: SchedulerView) -> tuple[tuple[int, PreemptionKind], ...]:
+        """``preempt`` of ``compose``; ``view.ready`` needs to hold only those that need blocks."""
+        ...
+
     def choose_prompts(
         self,
         view: SchedulerView,

@@ -74,11 +74,14 @@ class ViewBuilder:
         micro_batch_id: int,
         others: Iterable[RequestState],
         waiting: tuple[WaitingRequest, ...],
+        *,
+        may_preempt: bool = False,
     ) -> SchedulerView:
-        """``build`` for a ``SteadyPolicy`` where no blocks are short: of the micro-batch's members
-        that can run it shows ``others`` alone."""
+        """``build`` for a ``SteadyPolicy``: of the micro-batch's members that can run it shows
+        ``others`` alone, with all that need a block among them if blocks are short."""
         ready = self._describe_ready(others)
-        return self._show(micro_batch_id, ready, waiting, (), None, PolicyState())
+        preemptible = self._preemptible() if may_preempt else ()
+        return self._show(micro_batch_id, ready, waiting, preemptible, None, PolicyState())
 
     def _show(
         self,

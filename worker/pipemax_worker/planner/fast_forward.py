@@ -18,7 +18,7 @@ from pipemax_worker.performance.correction import CorrectedEstimator
 from pipemax_worker.planner.simulated_pipeline import SAMPLED_TOKEN_ID, Message, SimulatedPipeline
 from pipemax_worker.planner.simulated_stage import StageTurn
 
-_MAX_UNWRITTEN = 1024
+_MAX_UNWRITTEN = 64
 
 
 class FastForward:

@@ -48,7 +48,7 @@ class HopSpeed(msgspec.Struct, frozen=True):
         return self.latency_seconds + num_tokens * self.bytes_per_token / self.bytes_per_second
 
 
-class Message(msgspec.Struct):
+class Message(msgspec.Struct, gc=False):
     """One that the last stage has not been collected for."""
 
     sequence: int

@@ -15,6 +15,7 @@ from functools import partial
 
 from pipemax_worker.engine.policies.composing import (
     Chunks,
+    Preemptions,
     admit_prompts,
     cut_chunks,
     decode_rows,
@@ -39,7 +40,7 @@ class FusedPolicy:
     order_window = 1024
 
     def compose(self, view: SchedulerView, now: float) -> Composition:
-        preempt = choose_preemptions(view, num_short_blocks(view))
+        preempt = self.choose_preemptions(view)
         rows = rows_that_stay(view, preempt)
         decode = decode_rows(view, rows)
         admit, chunks = self.choose_prompts(view, rows, len(decode), may_admit=not preempt)
@@ -52,6 +53,9 @@ class FusedPolicy:
             preempt=preempt,
             prefetch_budget_bytes=budget_bytes,
         )
+
+    def choose_preemptions(self, view: SchedulerView) -> Preemptions:
+        return choose_preemptions(view, num_short_blocks(view))
 
     def choose_prompts(
         self,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from pipemax_worker.engine.policies.composing import (
     Chunks,
+    Preemptions,
     admit_prompts,
     cut_chunks,
     decode_rows,
@@ -30,7 +31,7 @@ class VLLMPolicy:
     order_window = 0
 
     def compose(self, view: SchedulerView, now: float) -> Composition:
-        preempt = recompute_youngest(view)
+        preempt = self.choose_preemptions(view)
         rows = rows_that_stay(view, preempt)
         decode = decode_rows(view, rows)
         admit, chunks = self.choose_prompts(view, rows, len(decode), may_admit=not preempt)
@@ -40,6 +41,9 @@ class VLLMPolicy:
             decode=tuple(row.request_id for row in decode),
             preempt=preempt,
         )
+
+    def choose_preemptions(self, view: SchedulerView) -> Preemptions:
+        return recompute_youngest(view)
 
     def choose_prompts(
         self,
