@@ -119,11 +119,9 @@ def assert_equal_kv(one: PagedModel, other: PagedModel, request_id: int) -> None
     length = one._lengths[request_id]
     for first, second in zip(one.kv, other.kv, strict=True):
         written = [
-            kv[model._tables[request_id]]  # [blocks, layers, 2, block_tokens, heads, dim]
-            .movedim(3, 1)
+            kv.view(torch.uint8)[model._tables[request_id]]
+            .movedim(3, 1)  # [blocks, block_tokens, layers, 2, heads, bytes]
             .flatten(0, 1)[:length]
-            .contiguous()
-            .view(torch.uint8)
             for kv, model in ((first, one), (second, other))
         ]
         assert torch.equal(*written), f"request {request_id}"

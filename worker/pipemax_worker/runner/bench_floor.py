@@ -16,7 +16,9 @@ from pipemax_worker.contract.statistics import StepRecord
 from pipemax_worker.contract.weights import weight_bytes
 from pipemax_worker.errors import StageDiedError
 from pipemax_worker.performance.experts import ExpertLayers, derive_experts
+from pipemax_worker.pipeline.gpus import gpu_uuids
 from pipemax_worker.pipeline.settings import PipelineSettings
+from pipemax_worker.preflight.nvidia_smi import Ask, ask_nvidia_smi, read_gpus
 
 COPY_METER = "pipemax_worker.baselines.memory_copy"
 METER_TIMEOUT_SECONDS = 120
@@ -103,11 +105,13 @@ def run_meter(what: str, command: Sequence[str], kind: type[Reading]) -> Reading
     return msgspec.json.decode(done.stdout, type=kind)
 
 
-def gpu_memory_used_bytes(command: Sequence[str] = ("nvidia-smi",)) -> tuple[int, ...]:
-    """Of each GPU, by all programs on it, as ``nvidia-smi`` says; empty without it."""
-    query = ("--query-gpu=memory.used", "--format=csv,noheader,nounits")
-    try:
-        done = subprocess.run([*command, *query], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+def gpu_memory_used_bytes(
+    uuids: Sequence[str] | None = None, ask: Ask = ask_nvidia_smi
+) -> tuple[int, ...]:
+    """Of each of ``uuids`` (None: the GPUs that CUDA may use, in its order), by all programs on it,
+    as ``nvidia-smi`` says; 0 for one that it does not know, empty without it."""
+    readings = read_gpus(ask)
+    if not readings:
         return ()
-    return tuple(int(line) << 20 for line in done.stdout.split())
+    known = (readings.get(uuid) for uuid in (gpu_uuids() if uuids is None else uuids))
+    return tuple((one.used_bytes or 0) if one is not None else 0 for one in known)

@@ -91,7 +91,9 @@ def test_a_measurement_that_fails_says_why() -> None:
         measure_copies("cuda:0", [sys.executable, "-c", "raise SystemExit('no driver')"])
 
 
-def test_memory_used_as_nvidia_smi_prints_it(tmp_path: Path) -> None:
-    command = (sys.executable, "-c", "print('24509\\n7')")
-    assert gpu_memory_used_bytes(command) == (24509 << 20, 7 << 20)
-    assert gpu_memory_used_bytes((str(tmp_path / "nvidia-smi"),)) == ()
+def test_memory_used_of_the_gpus_that_cuda_may_use() -> None:
+    """``nvidia-smi`` lists all, in an order of its own."""
+    said = "GPU-a, 81559, 7\nGPU-b, 24564, 24509\nGPU-c, 81559, [N/A]\n"
+    assert gpu_memory_used_bytes(("GPU-b", "GPU-a"), lambda _: said) == (24509 << 20, 7 << 20)
+    assert gpu_memory_used_bytes(("GPU-c", "GPU-d"), lambda _: said) == (0, 0)
+    assert gpu_memory_used_bytes(("GPU-a",), lambda _: None) == ()

@@ -24,7 +24,9 @@ def test_what_it_does_not_tell_is_not_made_up() -> None:
     assert gpu.power_watts is None
 
 
-@pytest.mark.parametrize("said", [None, "", "No devices were found\n", "failed, very, badly, here\n"])
+@pytest.mark.parametrize(
+    "said", [None, "", "No devices were found\n", "failed, very, badly, here\n"]
+)
 def test_without_gpus_there_are_none(said: str | None) -> None:
     assert list_gpus(lambda _: said) == ()
 
