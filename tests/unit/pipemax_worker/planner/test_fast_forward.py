@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kit.simulations import make_settings
 from pipemax_worker.contract.request import FinishedRequest
+from pipemax_worker.contract.statistics import EngineStatistics
 from pipemax_worker.engine.output_lengths import LengthPrediction
 from pipemax_worker.performance.batch_shape import BatchShape
 from pipemax_worker.performance.correction import CorrectedEstimator
@@ -120,6 +123,63 @@ def runs(draw: st.DrawFn) -> tuple[SimulationSettings, Workload]:
 @given(runs())
 def test_times_counters_and_order_are_the_same(case: tuple[SimulationSettings, Workload]) -> None:
     check_same(*case)
+
+
+@pytest.mark.parametrize("policy", ["fused", "vllm"])
+@pytest.mark.parametrize("hidden", [None, 160])
+@pytest.mark.parametrize("device", [60, 90, 2000])
+def test_who_looks_on_the_way_sees_the_same(policy: str, hidden: int | None, device: int) -> None:
+    """Every counter, queue and tier when a request ends, where blocks are short and where not."""
+    settings = make_settings(policy=policy, device=device, num_stages=2, look_ahead=4)
+    work = Workload(LONG.lengths * 3, hidden)
+
+    def look(*, fast_forward: bool) -> list[EngineStatistics]:
+        simulation = Simulation(msgspec.structs.replace(settings, fast_forward=fast_forward), work)
+        step, looks = simulation.step, []
+
+        def record() -> list[FinishedRequest]:
+            ended = step()
+            if ended:
+                simulation.fast_forward.write()
+                looks.append(simulation.engine.statistics)
+            return ended
+
+        simulation.step = record  # type: ignore[method-assign]
+        simulation.run()
+        return looks
+
+    looks = look(fast_forward=True)
+    assert looks == look(fast_forward=False)
+    is_short = device < 2000
+    assert (looks[-1].num_preemptions_by_recompute > 0) is is_short
+
+
+@given(runs(), st.sets(st.integers(0, 40), max_size=8))
+def test_the_engine_can_go_on_at_any_time(
+    case: tuple[SimulationSettings, Workload], ends: set[int]
+) -> None:
+    settings, work = case
+    slow = run(settings, work, fast_forward=False)
+    simulation = Simulation(settings, work)
+    step, numbers = simulation.step, itertools.count()
+
+    def step_and_stop() -> list[FinishedRequest]:
+        if next(numbers) in ends:
+            simulation.fast_forward.end()
+            simulation.manager.check_integrity()
+            return simulation.engine.step()
+        return step()
+
+    simulation.step = step_and_stop  # type: ignore[method-assign]
+    assert simulation.run() == slow[0]
+
+
+def test_all_turns_of_a_long_run_are_skipped_though_somebody_ends_in_most() -> None:
+    lengths = tuple((3 + n * 7 % 30, 5 + n * 11 % 40) for n in range(150))
+    settings = make_settings(device=3000, max_batched_tokens=100)
+    num_skipped = check_same(settings, Workload(lengths))
+    result, _, _ = run(settings, Workload(lengths), fast_forward=False)
+    assert num_skipped > 0.9 * result.num_steps
 
 
 def test_confirming_steps_at_once_is_observing_each() -> None:
