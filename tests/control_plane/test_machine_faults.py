@@ -104,6 +104,16 @@ class Scene:
         found: Document = self.eventually(job, find)
         return found
 
+    def unschedulable_pod(self, job: str) -> str:
+        def find() -> str | None:
+            for pod in self.pods(job):
+                said = pod["status"].get("conditions", ())
+                if any(one.get("reason") == "Unschedulable" for one in said):
+                    return str(pod["metadata"]["name"])
+            return None
+
+        return str(self.eventually(job, find))
+
     def eventually(self, job: str, found: Callable[[], Any], timeout_seconds: float = 60.0) -> Any:
         return waiting.eventually(
             found, timeout_seconds, lambda: json.dumps(self.status(job), indent=1)
@@ -207,9 +217,9 @@ def test_a_repaired_node_is_used_again(scene: Scene) -> None:
     scene.change_status("repaired", [{"node": node, "message": LOST_WORDS} for node in ill])
     resumed = ("patch", "ij", "repaired", "-n", scene.namespace, "--type=merge")
     scene.plane.kubectl(*resumed, "-p", '{"spec": {"suspend": false}}')
-    told = scene.condition("repaired", "Progressing", "Unschedulable")["message"]
+    told = scene.condition("repaired", GPU_LOST, "GpuLost")["message"]
     assert all(f"node {node} is avoided: {LOST_WORDS}" in told for node in ill)
-    (first,) = (pod["metadata"]["name"] for pod in scene.pods("repaired"))
+    first = scene.unschedulable_pod("repaired")
 
     def avoided() -> Document:
         listed = scene.status("repaired")["avoidedNodes"]
