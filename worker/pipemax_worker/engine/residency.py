@@ -251,8 +251,11 @@ class Residency:
 
     def note_stored(self, block_ids: Iterable[int]) -> None:
         """HOST copies of these blocks count from now on: their holders can be victims again."""
-        for block_id in block_ids:
-            for holder in self.holders(block_id):
-                micro_batch = self._micro_batches.of(holder)
-                if micro_batch is not None and holder.request_id in micro_batch.lacking:
-                    micro_batch.partly[holder.request_id] = holder
+        if self.shared:
+            holders: Iterable[RequestState] = chain.from_iterable(map(self.holders, block_ids))
+        else:
+            holders = filter(None, map(self.held.get, block_ids))
+        for holder in holders:
+            micro_batch = self._micro_batches.of(holder)
+            if micro_batch is not None and holder.request_id in micro_batch.lacking:
+                micro_batch.partly[holder.request_id] = holder

@@ -210,6 +210,14 @@ class BlockTable:
         else:
             self.tiers[tier].droppable.remove(block.block_id)
 
+    def listed(self, block_ids: Iterable[int]) -> list[Block]:
+        """Those that ``droppable`` may name. Blocks in use are most, so they are left out first."""
+        if self.takes_referenced:
+            return [block for b in block_ids if (block := self.blocks.get(b)) is not None]
+        if not self.cached:
+            return []
+        return [self.blocks[block_id] for block_id in block_ids if block_id in self.cached]
+
     def refresh_all(self, block: Block) -> None:
         if block.ref_count and not self.takes_referenced:
             return

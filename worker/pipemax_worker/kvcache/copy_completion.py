@@ -23,16 +23,20 @@ class CopyCompletion:
 
     def settle(self, copy: PendingCopy) -> list[int]:
         """A store counts from now on; returns the blocks that have a HOST copy by it."""
+        table, host_slots = self._table, self._table.host.slots
         settled = []
-        for position, block_id in enumerate(copy.block_ids):
-            block = self._table.blocks.get(block_id)
-            if block is None:
-                continue
-            if self._table.host.slots.get(block_id) == copy.target_slots[position]:
-                self._take_version(block, HOST, copy.versions[position])
+        columns = zip(copy.block_ids, copy.target_slots, copy.versions, strict=True)
+        for block_id, slot, version in columns:
+            if host_slots.get(block_id) == slot:
+                self._take_version(table.blocks[block_id], HOST, version)
                 settled.append(block_id)
-            self._table.refresh_all(block)
+        self._refresh(copy)
         return settled
+
+    def _refresh(self, copy: PendingCopy) -> None:
+        """What the copy had pinned may be dropped again."""
+        for block in self._table.listed(copy.block_ids):
+            self._table.refresh_all(block)
 
     def _take_version(self, block: Block, tier: Tier, version: int) -> None:
         places = self._table.tiers[tier]
@@ -58,8 +62,8 @@ class CopyCompletion:
             self._table.tiers[copy.source].pool.unpin(copy.job_id)
         if copy.target is not DEVICE:
             self._table.tiers[copy.target].pool.unpin(copy.job_id)
-        if copy.target is DEVICE and not copy.failed:
-            self._list_loaded(copy)
+        if not copy.failed and (copy.target is DEVICE or copy.is_settled):
+            self._refresh(copy)  # it has counted for long
             return []
         lost_block_ids = []
         for position, block_id in enumerate(copy.block_ids):
@@ -72,13 +76,6 @@ class CopyCompletion:
                 lost_block_ids.append(block_id)
                 self._table.lose(block)
         return lost_block_ids
-
-    def _list_loaded(self, copy: PendingCopy) -> None:
-        """Blocks that nobody uses any more can be dropped from HOST again."""
-        cached = self._table.cached
-        if cached:
-            for block_id in [b for b in copy.block_ids if b in cached]:
-                self._table.refresh(self._table.blocks[block_id], HOST)
 
     def _land(self, block: Block, copy: PendingCopy, position: int) -> None:
         target = copy.target

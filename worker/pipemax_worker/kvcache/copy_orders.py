@@ -194,19 +194,10 @@ class CopyOrders:
         self._table.tiers[source].pool.pin(job.job_id, source_slots)
         if target is not DEVICE:
             self._table.tiers[target].pool.pin(job.job_id, target_slots)
-        for block in self._listed(block_ids):
+        for block in self._table.listed(block_ids):
             self._table.refresh(block, source)
             self._table.refresh(block, target)
         return job
-
-    def _listed(self, block_ids: Iterable[int]) -> list[Block]:
-        """Those that ``droppable`` may name. Blocks in use are most, so they are left out first."""
-        blocks, cached = self._table.blocks, self._table.cached
-        if self._table.takes_referenced:
-            return [blocks[block_id] for block_id in block_ids]
-        if not cached:
-            return []
-        return [blocks[block_id] for block_id in block_ids if block_id in cached]
 
     def report(self, stage: int, results: Iterable[CopyResult]) -> list[CompletedCopy]:
         """Take one stage's results; returns the copies that all stages have now reported."""
