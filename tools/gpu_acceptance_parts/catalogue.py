@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpu_acceptance_parts import checks, policies, speeds
+from gpu_acceptance_parts import checks, policies, speeds, steps
 from gpu_acceptance_parts.part import Part
 
 PARTS: tuple[Part, ...] = (
     checks.KERNELS,
     checks.REPLAY,
     checks.QUICKSTART,
-    speeds.STEPS[0],
-    speeds.STEPS[1],
+    steps.STEPS[0],
+    steps.STEPS[1],
     speeds.SWAP,
     speeds.W1_BENCH,
     speeds.W1_JOB,
@@ -21,7 +21,7 @@ PARTS: tuple[Part, ...] = (
     policies.MEASURE,
     checks.TRANSFORMERS,
     checks.STOP_RESUME,
-    *speeds.STEPS[2:],
+    *steps.STEPS[2:],
     speeds.NVME,
     speeds.COPIES,
     checks.AGREEMENT,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import gpu_acceptance
 import pytest
-from gpu_acceptance_parts import checks, policies, speeds
+from gpu_acceptance_parts import checks, policies, speeds, steps
 from gpu_acceptance_parts.catalogue import PARTS, choose
 from gpu_acceptance_parts.part import Figure, Machine, Part, Setting, at_least
 from gpu_acceptance_parts.running import (
@@ -84,7 +84,7 @@ def test_parts_are_chosen_by_name_or_first_word() -> None:
     assert len({part.name for part in PARTS}) == len(PARTS)
     assert choose(None) == list(PARTS)
     assert [part.name for part in choose(["w1", "kernels"])] == ["kernels", "w1-bench", "w1-job"]
-    assert {part.name for part in choose(["step"])} == {p.name for p in speeds.STEPS}
+    assert {part.name for part in choose(["step"])} == {p.name for p in steps.STEPS}
     assert [part.name for part in choose(["step-7b"])] == ["step-7b"]
     with pytest.raises(ValueError, match="no part 'stepp'; there are kernels"):
         choose(["stepp"])
@@ -171,7 +171,7 @@ def test_a_step_on_pytorchs_kernels_is_no_success(tmp_path: Path) -> None:
     found = {"ahead_over_floor": 1.2, "step_over_floor": 1.5, "ahead_ms": 5.0, "floor_ms": 4.2,
              "copy_gb_per_second": 4200.0, "kernels_used": "torch"}  # fmt: skip
     (tmp_path / "case.json").write_text(json.dumps(found | {"host_ms": {"step": 6.0}}))
-    figures = speeds.StepCase("case", "Qwen2.5-7B", 8).read(setting_of(tmp_path), "")
+    figures = steps.StepCase("case", "Qwen2.5-7B", 8).read(setting_of(tmp_path), "")
     assert held(figures)["step over floor"] is True
     assert held(figures)["kernels"] is False
 
