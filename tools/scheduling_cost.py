@@ -39,6 +39,7 @@ SIMULATIONS = (
     ("tight", "vllm", 2_300, 0, "sharegpt"),
     ("ample", "fused", 38_000, 0, "sharegpt"),
     ("ample", "vllm", 38_000, 0, "sharegpt"),
+    ("tight", "vllm", 2_300, 0, "long-generation"),
     ("ample", "fused", 38_000, 0, "long-generation"),
     ("ample", "vllm", 38_000, 0, "long-generation"),
 )

@@ -18,6 +18,9 @@ from operator import add, mul
 _BUCKETS_PER_OUTPUT = 16
 """Of the expected length: finer ones would only cost time."""
 
+_MAX_EMPTY_RATIO = 3
+"""Buckets for each one with members, up to which all are looked at: sorting costs more."""
+
 
 class KVForecast:
     """``tokens``: KV positions, with half a block a request for what its last block leaves empty.
@@ -83,16 +86,20 @@ class KVForecast:
 
     def _peak(self, added: dict[int, tuple[float, int]]) -> float:
         """What is held at the end of each bucket, by all that end in it or later."""
-        first = self._first_bucket
         if added:
             self._reach(max(added))
-        sums, counts = self._sums[first:], self._counts[first:]
+        buckets: Sequence[int] = range(len(self._sums) - 1, self._first_bucket - 1, -1)
+        if len(buckets) > _MAX_EMPTY_RATIO * len(self._members):
+            buckets = sorted(self._members.keys() | added.keys(), reverse=True)
+        sums = list(map(self._sums.__getitem__, buckets))
+        counts = list(map(self._counts.__getitem__, buckets))
         for bucket, (base, count) in added.items():
-            sums[bucket - first] += base
-            counts[bucket - first] += count
-        bases = accumulate(reversed(sums))
-        grown = map(mul, accumulate(reversed(counts)), reversed(self._rounds[first:]))
-        return max(0.0, max(map(add, bases, grown), default=0.0))
+            index = buckets.index(bucket)
+            sums[index] += base
+            counts[index] += count
+        rounds = map(self._rounds.__getitem__, buckets)
+        held = map(add, accumulate(sums), map(mul, accumulate(counts), rounds))
+        return max(0.0, max(held, default=0.0))
 
     def _bucket(self, num_rounds: float) -> int:
         return int((self._now + max(0.0, num_rounds)) // self._rounds_per_bucket)

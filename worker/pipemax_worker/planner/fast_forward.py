@@ -19,6 +19,7 @@ from pipemax_worker.planner.simulated_pipeline import SAMPLED_TOKEN_ID, Message,
 from pipemax_worker.planner.simulated_stage import StageTurn
 
 _MAX_UNWRITTEN = 64
+"""Messages whose times are kept: few, so that they are gone before the collector looks."""
 
 
 class FastForward:
@@ -102,13 +103,13 @@ class FastForward:
         if self._lockstep is not None:
             self._lockstep.write()
             self._write_times()
+            for num_tokens, num_steps in self._num_steps.items():
+                self._estimator.confirm_all(num_tokens, num_steps)
+            self._num_steps.clear()
 
     def _write_times(self) -> None:
         self._engine.scheduler.note_times(self._delivered)
         self._delivered.clear()
-        for num_tokens, num_steps in self._num_steps.items():
-            self._estimator.confirm_all(num_tokens, num_steps)
-        self._num_steps.clear()
 
     def end(self) -> None:
         """The engine goes on as if it had done all this."""

@@ -36,8 +36,8 @@ class SimulationSettings(msgspec.Struct, frozen=True):
 
     dtype        of the weights.
     look_ahead   requests given to the engine ahead of time.
-    fast_forward   skip the messages of unchanged decode steps: the same result, sooner. Without it
-                   ``Simulation.pipeline`` sees every message.
+    fast_forward   take turns without their messages where the policy and the tiers allow it: the
+                   same result, sooner. Without it ``Simulation.pipeline`` sees every message.
     """
 
     node: NodeProfile

@@ -100,3 +100,24 @@ def test_texts_that_end_by_themselves_are_known_by_their_mean() -> None:
     for _ in range(300):
         lengths.note_finished(generator.randint(190, 210), generator.choice([500, 4000]))
     assert lengths.expected_tokens(4000) == pytest.approx(200, rel=0.05)
+
+
+def bucket_peak(requests: list[tuple[int, int, int]]) -> int:
+    """By definition, with ends rounded to the middle of their buckets of one round."""
+    ends = [(tokens + 2 - begin, begin + expected + 0.5) for tokens, expected, begin in requests]
+    return max(int(sum(base + end for base, other in ends if other >= end)) for _, end in ends)
+
+
+@pytest.mark.parametrize("spread", [1, 40])
+def test_empty_buckets_between_make_no_difference(spread: int) -> None:
+    """Whether ends lie close together or far apart."""
+    forecast = make()
+    requests: list[tuple[int, int, int]] = []
+    for number in range(12):
+        tokens, expected = 10 + 3 * number, 20 + spread * (7 * number % 12)
+        forecast.add(number, tokens, expected)
+        requests.append((tokens, expected, number))
+        turn(forecast, 1)
+    later = (50, 20 * spread)
+    expected_peak = bucket_peak([*requests, (*later, 12)])
+    assert forecast.peak_tokens([later]) == expected_peak
