@@ -255,18 +255,7 @@ class BlockManager:
     def drop_device(self, block_ids: Sequence[int]) -> None:
         """Evict these blocks from the device. Raises InvariantError, with nothing changed, if one
         has no other valid copy."""
-        if not self._table.host.valid.issuperset(block_ids):
-            self._check_backups(block_ids)
-        self._table.unload_all(block_ids)
-
-    def _check_backups(self, block_ids: Iterable[int]) -> None:
-        for block in self._table.distinct(block_ids):
-            block_id = block.block_id
-            if self.is_on_device(block_id) and not self._table.has_backup(block_id):
-                raise InvariantError(
-                    f"block {block_id} cannot leave the device: no other valid copy; "
-                    "store it and wait for the report"
-                )
+        self._orders.drop_device(block_ids)
 
     # --- completion
 

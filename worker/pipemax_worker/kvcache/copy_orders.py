@@ -166,6 +166,20 @@ class CopyOrders:
             host.incoming[block.block_id] = block.version
         return self._order(NVME, HOST, blocks)
 
+    def drop_device(self, block_ids: Sequence[int]) -> None:
+        """Evict these blocks; raises InvariantError, with nothing changed, if one has no other
+        valid copy."""
+        table = self._table
+        if not table.host.valid.issuperset(block_ids):
+            for block in table.distinct(block_ids):
+                block_id = block.block_id
+                if block_id in table.device.slots and not table.has_backup(block_id):
+                    raise InvariantError(
+                        f"block {block_id} cannot leave the device: no other valid copy; "
+                        "store it and wait for the report"
+                    )
+        table.unload_all(block_ids)
+
     def _order(self, source: Tier, target: Tier, blocks: Sequence[Block]) -> CopyJob | None:
         """A copy down, or up to HOST."""
         if not blocks:
