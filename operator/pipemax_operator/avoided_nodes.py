@@ -47,9 +47,9 @@ def describe(avoided: Sequence[AvoidedNode]) -> str:
 
 
 def _until(avoided: AvoidedNode) -> str:
-    if not avoided.stays:
-        return ""
-    return f" until it is taken from status.avoidedNodes (GPUs lost {avoided.num_losses} times)"
+    """Also what tells one loss of a GPU from the next: events of the same words are one."""
+    times = f" (GPUs lost {avoided.num_losses} times)" if avoided.num_losses > 1 else ""
+    return f" until it is taken from status.avoidedNodes{times}" if avoided.stays else times
 
 
 def describe_repairs(review: NodeReview) -> Iterator[str]:
@@ -68,15 +68,13 @@ def build_releases(observed: Observed, avoided: Sequence[AvoidedNode]) -> tuple[
     )
 
 
-def find_outdated(
-    observed: Observed, avoided: Sequence[AvoidedNode]
-) -> tuple[tuple[ObservedPod, str], ...]:
+def find_outdated(observed: Observed, review: NodeReview) -> tuple[tuple[ObservedPod, str], ...]:
     """Pods that find no node while they keep away from one that is used again, each with a reason
     to end it: what a pod keeps away from cannot be changed after its gate was opened, and a new pod
-    knows better."""
-    names_now = {one.name for one in avoided}
+    knows better. What others keep a pod away from is theirs: only nodes that lost a GPU count."""
+    used_again = {one.node for one in review.losses} - {one.name for one in review.avoided}
     found = (
-        (pod, sorted(_nodes_kept_away_from(pod.affinity) - names_now))
+        (pod, sorted(_nodes_kept_away_from(pod.affinity) & used_again))
         for pod in observed.pods
         if _finds_no_node(pod)
     )

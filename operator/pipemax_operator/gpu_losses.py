@@ -85,11 +85,16 @@ def review_nodes(observed: Observed) -> NodeReview:
     """What pods' ends tell on top of what was known, less the nodes that are well again."""
     losses = _known_losses(observed.status)
     known = _known_nodes(observed.status, losses)
-    fresh = _count_ends(observed.pods, known, losses)
+    before = dict(losses)
+    found = _count_ends(observed.pods, known, losses)
     repaired = _find_repaired(observed, known.values())
     well = {one.node.name for one in repaired}
     seen = [_look(observed, one) for one in known.values() if one.name not in well]
-    fresh = fresh[: MAX_AVOIDED - len(seen)]
+    fresh = found[: MAX_AVOIDED - len(seen)]
+    for one in found[len(fresh) :]:  # no room: it stays news until there is
+        losses.pop(one.name)
+        if one.name in before:
+            losses[one.name] = before[one.name]
     avoided = (*seen, *fresh)
     return NodeReview(avoided, fresh, repaired, _remember(losses, avoided))
 

@@ -85,7 +85,7 @@ def plan(
         delete_child=outcome.phase == "Failed" and outcome.is_stuck,
         status=status if status != observed.status else None,
         replace=replaced,
-        renew=() if outcome.is_final else find_outdated(observed, review.avoided),
+        renew=() if outcome.is_final else find_outdated(observed, review),
         release=() if outcome.is_final else build_releases(observed, review.avoided),
         events=tuple(derive_events(job, observed, outcome, said, preflight, review)),
         requeue_seconds=_requeue_seconds(outcome, settings),

@@ -61,11 +61,13 @@ class OperatorSettings:
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> OperatorSettings:
         """``PIPEMAX_WORKER_SETTINGS``: a JSON object of these fields, written by the chart.
 
-        Raises ValueError for a field that does not exist, or none of the right form.
+        Raises ValueError for a field that does not exist, has no value, or none of the right form.
         """
         given = json.loads(environment.get("PIPEMAX_WORKER_SETTINGS", "{}"))
         unknown = sorted(given.keys() - cls.__dataclass_fields__.keys())
         if unknown:
             raise ValueError(f"PIPEMAX_WORKER_SETTINGS: unknown fields {', '.join(unknown)}")
+        if empty := sorted(name for name, value in given.items() if value is None):
+            raise ValueError(f"PIPEMAX_WORKER_SETTINGS: fields without a value {', '.join(empty)}")
         lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
         return cls(**(given | lists))

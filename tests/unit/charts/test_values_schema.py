@@ -46,6 +46,7 @@ def schema() -> Document:
         ({"workers": {}}, "'workers'"),
         ({"jobs": {"allowedHostPaths": ["data"]}}, "/jobs/allowedHostPaths/0"),
         ({"jobs": {"allowedHostPaths": None, "allowedImages": "*"}}, "/jobs/allowedImages"),
+        ({"jobs": {"allowedHostPaths": None}}, "'allowedHostPaths'"),
         ({"jobs": {"allowedImages": ["registry.internal*"]}}, "/jobs/allowedImages/0"),
         ({"jobs": {"allowedImages": ["a/*/b"]}}, "/jobs/allowedImages/0"),
     ],

@@ -6,9 +6,16 @@ from typing import Any
 
 from kit.inference_jobs import NOW, make_document, make_job, observe
 from pipemax_operator import names
-from pipemax_operator.avoided_nodes import build_releases, derive_condition
+from pipemax_operator.avoided_nodes import build_releases, derive_condition, describe
 from pipemax_operator.exit_codes import GPU_LOST
-from pipemax_operator.gpu_losses import MAX_AVOIDED, AvoidedNode, NodeReview, find_avoided
+from pipemax_operator.gpu_losses import (
+    MAX_AVOIDED,
+    AvoidedNode,
+    NodeReview,
+    find_avoided,
+    losses_as_status,
+    review_nodes,
+)
 from pipemax_operator.manifests.batch_job import build_batch_job
 from pipemax_operator.manifests.metadata import Owner
 from pipemax_operator.observed import Observed, ObservedJob, ObservedPod, Termination
@@ -57,6 +64,25 @@ def test_the_status_stays_small() -> None:
     found = find_avoided(observe(CHILD, *pods))
     assert len(found) == MAX_AVOIDED
     assert max(len(one.message) for one in found) <= 4096
+
+
+def test_a_loss_without_room_in_the_list_is_news_until_there_is() -> None:
+    listed = [{"node": f"node-{number:02}", "message": WORDS} for number in range(MAX_AVOIDED)]
+    pods = [ended("one-more")]
+    full = review_nodes(observe(CHILD, *pods, status={"avoidedNodes": listed}))
+    assert "one-more" not in [one.node for one in full.losses]
+    status = {"avoidedNodes": listed[1:], "gpuLosses": losses_as_status(full.losses)}
+    (fresh,) = review_nodes(observe(CHILD, *pods, status=status)).fresh
+    assert (fresh.name, fresh.num_losses) == ("one-more", 1)
+    twice = [{"node": "one-more", "count": 1, "lastTime": "2001-01-01T00:00:00Z"}]
+    full = review_nodes(observe(CHILD, *pods, status={"avoidedNodes": listed, "gpuLosses": twice}))
+    assert ("one-more", 1) in [(one.node, one.count) for one in full.losses]
+
+
+def test_each_loss_of_a_node_has_words_of_its_own() -> None:
+    """Events of the same words at the same time are one."""
+    said = {describe([AvoidedNode("node-1", WORDS, count)]) for count in (1, 2, 3)}
+    assert len(said) == 3
 
 
 def test_the_condition_names_node_and_gpu_and_is_told_once() -> None:

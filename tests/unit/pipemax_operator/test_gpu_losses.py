@@ -305,9 +305,12 @@ def test_a_pod_that_waits_for_others_makes_room_for_one_that_may_go_there() -> N
         waiting_pod("ill", reason="SchedulingGated"),
         waiting_pod("ill", node="well"),
         waiting_pod("ill", is_terminating=True),
+        waiting_pod("quarantined-by-others"),
     ],
 )
 def test_other_pods_are_left_alone(pod: ObservedPod) -> None:
-    story = Story()
+    story = Story({"gpuLosses": [{"node": "ill", "count": 1}]})
     story.pods = (pod,)
     assert story.look().renew == ()
+    story.pods = (waiting_pod("ill"),)
+    assert len(story.look().renew) == 1, "it is used again"

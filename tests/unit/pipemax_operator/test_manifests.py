@@ -143,3 +143,5 @@ def test_settings_come_from_the_chart() -> None:
     assert (settings.image, settings.command) == ("worker:1", ("python3", "-m", "x"))
     with pytest.raises(ValueError, match="unknown fields imgae"):
         OperatorSettings.from_environment({"PIPEMAX_WORKER_SETTINGS": '{"imgae": "x"}'})
+    with pytest.raises(ValueError, match="fields without a value allowed_images"):
+        OperatorSettings.from_environment({"PIPEMAX_WORKER_SETTINGS": '{"allowed_images": null}'})
