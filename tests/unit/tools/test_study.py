@@ -101,7 +101,7 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert list(folder.read_all()) == [outcome(FUSED, 5.0)]
 
 
-def test_the_size_of_a_step_is_chosen_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_size_of_a_step_is_tried_on_all_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[int, int]] = []
 
     def pretend(cell: Cell, tokens: int, workload: Workload) -> Trial:
@@ -110,8 +110,9 @@ def test_the_size_of_a_step_is_chosen_on_a_sample(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(running, "_try_out", pretend)
     found = running.run_cell(Cell(*GROUND, "vllm", host=False), 4000)
-    assert ran == [(256, 500), (512, 500), (2048, 500), (512, 4000)]
+    assert ran == [(256, 4000), (512, 4000), (2048, 4000), (128, 4000)]
     assert found.best is not None
+    assert found.best.cpu_seconds == 4 * trial(1.0).cpu_seconds
     assert found.best.max_batched_tokens == 512
 
 
