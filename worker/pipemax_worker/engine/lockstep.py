@@ -21,8 +21,7 @@ from pipemax_worker.engine.lockstep_group import Group, RowKey, Turn
 from pipemax_worker.engine.lockstep_short_turn import LockstepParts, ShortTurns
 from pipemax_worker.engine.message import Plan
 from pipemax_worker.engine.request_state import RequestState
-
-_MAX_PASSES = 8  # as the scheduler's
+from pipemax_worker.engine.turn_counter import MAX_PASSES
 
 
 class Lockstep:
@@ -76,7 +75,7 @@ class Lockstep:
         return self._is_closed and len(group.rows) <= self._short_turns.most_rows
 
     def _schedule_any(self, now: float) -> Turn | None:
-        for _ in range(_MAX_PASSES):
+        for _ in range(MAX_PASSES):
             has_changed = False
             for micro_batch_id in self._parts.turns.order():
                 group = self._groups[micro_batch_id]

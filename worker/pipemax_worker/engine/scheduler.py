@@ -34,17 +34,13 @@ from pipemax_worker.engine.rotation import Rotation
 from pipemax_worker.engine.rows import RowBuilder
 from pipemax_worker.engine.snapshot import derive_statistics
 from pipemax_worker.engine.stall import StallBreaker
-from pipemax_worker.engine.turn_counter import TurnCounter
+from pipemax_worker.engine.turn_counter import MAX_PASSES, TurnCounter
 from pipemax_worker.engine.view import Composition, Policy, PolicyState, SteadyPolicy
 from pipemax_worker.engine.view_builder import ViewBuilder
 from pipemax_worker.errors import InvariantError
 from pipemax_worker.kvcache.block_manager import BlockManager
 from pipemax_worker.performance.batch_shape import BatchShape, Estimator
 from pipemax_worker.performance.link import LinkEstimator
-
-# Who was preempted in vain has made room for others, who was admitted in vain may run elsewhere.
-# Two passes settle nearly all turns; the bound is for what nobody has thought of.
-_MAX_PASSES = 8
 
 
 class Scheduler:
@@ -152,7 +148,7 @@ class Scheduler:
         Raises InvariantError if that can never be: nothing is in flight and nothing can be done.
         """
         self._lifecycle.micro_batches.forget_predictions()
-        for _ in range(_MAX_PASSES):
+        for _ in range(MAX_PASSES):
             self._has_changed = self._lifecycle.advance_transit(self._draft)
             for micro_batch_id in self._turns.order():
                 if self._compose(micro_batch_id, now):

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+# Who was preempted in vain has made room for others, who was admitted in vain may run elsewhere.
+# Two passes settle nearly all turns; the bound is for what nobody has thought of.
+MAX_PASSES = 8
+"""Over all micro-batches, to find whose turn it is."""
+
 
 class TurnCounter:
     """Micro-batches take turns in cyclic order.

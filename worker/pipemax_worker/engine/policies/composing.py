@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pipemax_worker.engine.request_state import PreemptionKind
-from pipemax_worker.engine.view import ReadyRequest, SchedulerView, WaitingRequest
+from pipemax_worker.engine.view import (
+    ReadyRequest,
+    SchedulerView,
+    SteadyPolicy,
+    WaitingRequest,
+)
 from pipemax_worker.performance.batch_shape import BatchShape, count_prompt_pairs
 
 Chunks = tuple[tuple[int, int], ...]
@@ -24,6 +29,17 @@ def rows_that_stay(view: SchedulerView, preempt: Preemptions) -> list[ReadyReque
         return list(view.ready)
     preempted_ids = {request_id for request_id, _ in preempt}
     return [row for row in view.ready if row.request_id not in preempted_ids]
+
+
+def choose_rows(
+    policy: SteadyPolicy, view: SchedulerView
+) -> tuple[Preemptions, list[ReadyRequest], tuple[int, ...], Chunks]:
+    """(preempt, rows that decode, admit, chunks): all of a steady policy's turn but its loads."""
+    preempt = policy.choose_preemptions(view)
+    rows = rows_that_stay(view, preempt)
+    decode = decode_rows(view, rows)
+    admit, chunks = policy.choose_prompts(view, rows, len(decode), may_admit=not preempt)
+    return preempt, decode, admit, chunks
 
 
 def decode_rows(view: SchedulerView, rows: Sequence[ReadyRequest]) -> list[ReadyRequest]:

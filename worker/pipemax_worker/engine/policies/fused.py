@@ -17,13 +17,12 @@ from pipemax_worker.engine.policies.composing import (
     Chunks,
     Preemptions,
     admit_prompts,
+    choose_rows,
     cut_chunks,
-    decode_rows,
     derive_shape,
     fits_at_its_peak,
     num_short_blocks,
     prefetch_budget_bytes,
-    rows_that_stay,
 )
 from pipemax_worker.engine.preemption import choose_preemptions
 from pipemax_worker.engine.view import Composition, ReadyRequest, SchedulerView
@@ -40,10 +39,7 @@ class FusedPolicy:
     order_window = 1024
 
     def compose(self, view: SchedulerView, now: float) -> Composition:
-        preempt = self.choose_preemptions(view)
-        rows = rows_that_stay(view, preempt)
-        decode = decode_rows(view, rows)
-        admit, chunks = self.choose_prompts(view, rows, len(decode), may_admit=not preempt)
+        preempt, decode, admit, chunks = choose_rows(self, view)
         budget_bytes = prefetch_budget_bytes(view, derive_shape(view, decode, chunks))
         return Composition(
             admit=admit,

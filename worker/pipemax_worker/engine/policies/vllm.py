@@ -14,9 +14,8 @@ from pipemax_worker.engine.policies.composing import (
     Chunks,
     Preemptions,
     admit_prompts,
+    choose_rows,
     cut_chunks,
-    decode_rows,
-    rows_that_stay,
 )
 from pipemax_worker.engine.preemption import recompute_youngest
 from pipemax_worker.engine.view import Composition, ReadyRequest, SchedulerView
@@ -31,10 +30,7 @@ class VLLMPolicy:
     order_window = 0
 
     def compose(self, view: SchedulerView, now: float) -> Composition:
-        preempt = self.choose_preemptions(view)
-        rows = rows_that_stay(view, preempt)
-        decode = decode_rows(view, rows)
-        admit, chunks = self.choose_prompts(view, rows, len(decode), may_admit=not preempt)
+        preempt, decode, admit, chunks = choose_rows(self, view)
         return Composition(
             admit=admit,
             chunks=chunks,
