@@ -202,9 +202,13 @@ def test_stages_ignore_the_signals_that_stop_a_job(
 
 def test_a_stage_that_dies_is_reported_with_its_signal(start: StartPipeline) -> None:
     executor = start(2, "main_dying")
-    for message in static_messages(random_prompts(2), 6, num_micro_batches=1):
+    messages = static_messages(random_prompts(2), 6, num_micro_batches=1)
+    # What a process has sent and not yet handed over dies with it: let it all arrive before.
+    events = run_messages(executor, messages[:2])
+    for message in messages[2:]:
         executor.submit(message)
-    died, events = collect_death(executor)
+    died, later_events = collect_death(executor)
+    events += later_events
     assert (died.stage, died.exit_code, died.reason) == (1, -signal.SIGUSR1, "StageDied")
     assert died.last_sequence == 1
     assert "stage 1 was killed by signal 10 after message 1" in died.message
