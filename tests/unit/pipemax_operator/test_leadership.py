@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from kit.fake_api_server import FakeApiServer
+from kit.turns import settle
 from pipemax_operator.api_server import WRITE_TIMEOUT_SECONDS, ForbiddenError, NotLeadingError
 from pipemax_operator.leadership import LeaseLeadership, LeaseTiming, Standalone, may_take
 
@@ -28,11 +29,7 @@ def leadership(api: FakeApiServer, identity: str, clock: Clock) -> LeaseLeadersh
 
 
 def play(scene: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scene(), 20))  # type: ignore[arg-type]
-
-
-async def settle() -> None:
-    await asyncio.sleep(0.03)
+    asyncio.run(asyncio.wait_for(scene(), 120))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +57,7 @@ def test_one_leads_and_the_other_follows_when_it_is_silent() -> None:
         await settle()
         assert not two.is_leading
         first.cancel()  # as a SIGKILL: nothing is left in order
+        await settle()  # the other has seen its last renewal, at 0 s
         clock.now = 14.0
         await settle()
         assert not two.is_leading

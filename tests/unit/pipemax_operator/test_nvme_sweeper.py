@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from kit.folder_cluster import ROOT, SETTINGS, FolderCluster
+from kit.turns import settle, until
 from pipemax_operator.api_server import ForbiddenError
 from pipemax_operator.nvme_sweeper import CHECK_SECONDS, NvmeSweeper
 from pipemax_operator.sweep_metrics import RESULTS
@@ -58,7 +59,7 @@ async def ended_job(cluster: FolderCluster, *nodes: str) -> NvmeSweeper:
 
 
 def scene(play: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(play(), 20))
+    asyncio.run(asyncio.wait_for(play(), 120))
 
 
 @pytest.mark.parametrize("end", ["Complete", "Failed", "deleted"])
@@ -409,7 +410,8 @@ def test_a_right_that_lacks_holds_no_job_up(
         cluster.fails = error
         await tell(cluster, sweeper)
         task = asyncio.create_task(sweeper.run())
-        await asyncio.sleep(0.05)
+        await until(lambda: f"are not swept: {error}" in caplog.text)
+        await settle()
         assert not task.done()
         cluster.fails = None
         await tell(cluster, sweeper)
@@ -429,11 +431,10 @@ def test_the_loop_wakes_for_a_job_that_ends(cluster: FolderCluster) -> None:
         cluster.add_job(A, "node-1")
         await tell(cluster, sweeper)
         task = asyncio.create_task(sweeper.run())
-        await asyncio.sleep(0.01)
+        await settle()
         cluster.delete(A)
         sweeper.suspect("team-a", "reviews")
-        while not cluster.sweep_jobs:
-            await asyncio.sleep(0.01)
+        await until(lambda: cluster.sweep_jobs)
         task.cancel()
 
     scene(play)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
+from kit.turns import settle, until
 from pipemax_operator.api_server import NotLeadingError
 from pipemax_operator.requeue import Key, Requeue
 
 KEY = ("team-a", "reviews")
 
 
-async def run_for(requeue: Requeue, seconds: float) -> None:
+async def run_until(requeue: Requeue, is_done: Callable[[], bool]) -> None:
+    """And some turns longer: what comes too often would come then."""
     task = asyncio.create_task(requeue.run())
-    await asyncio.sleep(seconds)
+    await until(is_done)
+    await settle()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -35,7 +39,7 @@ def test_events_while_at_work_come_once_more() -> None:
 
     async def scene() -> None:
         requeue.now(KEY)
-        await run_for(requeue, 0.2)
+        await run_until(requeue, lambda: calls == 2 and not at_work)
 
     requeue = Requeue(work, time.monotonic)
     asyncio.run(scene())
@@ -52,7 +56,7 @@ def test_a_key_comes_back_when_it_said_so() -> None:
 
     async def scene() -> None:
         requeue.now(KEY)
-        await run_for(requeue, 0.4)
+        await run_until(requeue, lambda: calls == 4)
 
     requeue = Requeue(work, time.monotonic)
     asyncio.run(scene())
@@ -71,7 +75,7 @@ def test_a_failure_is_tried_again_and_harms_no_other_key() -> None:
     async def scene() -> None:
         requeue.now(KEY)
         requeue.now(("team-b", "other"))
-        await run_for(requeue, 1.5)
+        await run_until(requeue, lambda: seen.count(KEY) == 2)
 
     requeue = Requeue(work, time.monotonic)
     asyncio.run(scene())
@@ -82,28 +86,37 @@ def test_a_failure_is_tried_again_and_harms_no_other_key() -> None:
 
 def test_keys_that_come_by_the_clock_are_paced_and_named_ones_are_not() -> None:
     seen: list[Key] = []
+    now = 0.0
 
     async def work(key: Key) -> float | None:
         seen.append(key)
         return 0.0 if key[0] == "polled" else None
 
+    def num_seen(kind: str) -> int:
+        return len([key for key in seen if key[0] == kind])
+
     async def scene() -> None:
+        nonlocal now
         for number in range(5):
             requeue.now(("polled", str(number)))
         task = asyncio.create_task(requeue.run())
-        await asyncio.sleep(0.3)
+        await until(lambda: num_seen("polled") >= 9)
+        await settle()
+        assert num_seen("polled") == 9  # five that were named, and four on credit
+        for second in (1, 2):
+            now = float(second)
+            await until(lambda second=second: num_seen("polled") >= 9 + 4 * second)
+            await settle()
+            assert num_seen("polled") == 9 + 4 * second
         for number in range(30):
             requeue.now(("named", str(number)))
-        await asyncio.sleep(0.2)
+        await until(lambda: num_seen("named") == 30)
+        assert num_seen("polled") == 9 + 4 * 2
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    requeue = Requeue(work, time.monotonic, max_scheduled_per_second=4)
+    requeue = Requeue(work, lambda: now, max_scheduled_per_second=4)
     asyncio.run(scene())
-    polled = [key for key in seen if key[0] == "polled"]
-    # Five that were named, four on credit, and four a second after that.
-    assert 9 <= len(polled) <= 9 + 4
-    assert len(seen) - len(polled) == 30
     assert len(requeue) == 5
 
 
@@ -118,10 +131,10 @@ def test_what_is_cancelled_at_work_waits_for_the_next_run() -> None:
 
     async def scene() -> None:
         requeue.now(KEY)
-        await run_for(requeue, 0.1)
+        await run_until(requeue, lambda: bool(begun))
         assert requeue.idle_seconds() == 0  # it need not turn now
         requeue.now(("team-b", "other"))
-        await run_for(requeue, 0.1)
+        await run_until(requeue, lambda: len(begun) == 3)
 
     requeue = Requeue(work, time.monotonic)
     asyncio.run(scene())
@@ -140,7 +153,7 @@ def test_who_does_not_lead_keeps_the_key_and_blames_nobody() -> None:
 
     async def scene() -> None:
         requeue.now(KEY)
-        await run_for(requeue, 0.3)
+        await run_until(requeue, lambda: calls == 3)
 
     requeue = Requeue(work, time.monotonic)
     asyncio.run(scene())

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from kit.fake_api_server import FakeApiServer
 from kit.inference_jobs import make_document
+from kit.turns import settle, until
 from pipemax_operator import names
 from pipemax_operator.api_server import ForbiddenError
 from pipemax_operator.process_settings import ProcessSettings
@@ -64,13 +65,7 @@ def play(
             await service.close()
         return api
 
-    return asyncio.run(asyncio.wait_for(run(), 30))
-
-
-async def until(found: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
-        while not found():
-            await asyncio.sleep(0.01)
+    return asyncio.run(asyncio.wait_for(run(), 120))
 
 
 def test_from_an_event_to_children_event_and_status_without_a_read() -> None:
@@ -96,10 +91,10 @@ def test_what_it_wrote_itself_is_no_news_to_it() -> None:
         await until(lambda: service.requeue.idle_seconds() > 0)
         service.changed("ADDED", api.put(JOB, make_job()), names.PLURAL)
         await until(lambda: "status" in api.objects[JOB])
-        await asyncio.sleep(0.1)
+        await settle()
         before = service.metrics.registry.get_sample_value("pipemax_reconcile_total")
         service.changed("MODIFIED", api.objects[JOB], names.PLURAL)
-        await asyncio.sleep(0.2)
+        await settle()
         assert service.metrics.registry.get_sample_value("pipemax_reconcile_total") == before
 
     play(scene)
@@ -116,7 +111,7 @@ def test_a_child_of_a_namesake_that_was_deleted_is_left_alone() -> None:
         api.put(CHILD, child)
         api.put(JOB, make_job())
         await until(lambda: service.vitals().has_listed)
-        await asyncio.sleep(0.3)
+        await settle()
         assert api.writes() == []
         gone = api.objects.pop(CHILD)
         service.changed("DELETED", gone, "jobs")
@@ -162,7 +157,7 @@ def test_who_follows_knows_all_and_writes_nothing_until_the_lease_is_left() -> N
         api.put(LEASE, {"kind": "Lease", "metadata": {"name": "pipemax"}, "spec": other})
         await until(lambda: service.vitals().has_listed)
         service.changed("ADDED", api.put(JOB, make_job()), names.PLURAL)
-        await asyncio.sleep(0.3)
+        await settle()
         assert api.writes() == []
         assert service.cache.jobs() == [("a", "reviews")]
         left = {**api.objects[LEASE], "spec": {**other, "holderIdentity": ""}}
