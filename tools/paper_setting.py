@@ -148,7 +148,9 @@ def measure_links(num_gpus: int) -> None:
         process.wait()
 
 
-def bench_command(setting: Setting, folder: Path, workload: Path, figures: Path) -> list[str]:
+def bench_command(
+    setting: Setting, folder: Path, workload: Path, figures: Path, stages_per_gpu: int, links: str
+) -> list[str]:
     document = setting.document
     limits = ["--memory-limit", document["memory"]] if document["memory"] else []
     options = {
@@ -159,6 +161,8 @@ def bench_command(setting: Setting, folder: Path, workload: Path, figures: Path)
         "--micro-batches": document["microBatches"],
         "--max-batched-tokens": document["maxBatchedTokens"],
         "--host": document["host"],
+        "--stages-per-gpu": stages_per_gpu,
+        "--links": links,
         "--rounds": 1,
         "--json": figures,
     }
@@ -167,13 +171,13 @@ def bench_command(setting: Setting, folder: Path, workload: Path, figures: Path)
     return [*command, *named, *limits]
 
 
-def measure(setting: Setting) -> Document:
+def measure(setting: Setting, stages_per_gpu: int, links: str) -> Document:
     with tempfile.TemporaryDirectory() as scratch:
         folder = setting.model_folder(Path(scratch))
         workload, figures = folder / "lengths.jsonl", folder / "figures.json"
         drawn = draw(setting.document["workload"], setting.document["requests"])
         write_lengths(drawn.lengths, workload)
-        command = bench_command(setting, folder, workload, figures)
+        command = bench_command(setting, folder, workload, figures, stages_per_gpu, links)
         environment = os.environ | {"PYTHONPATH": f"{ROOT / 'worker'}:{':'.join(sys.path)}"}
         subprocess.run(command, check=True, env=environment)
         report: Document = json.loads(figures.read_text("utf-8"))
@@ -223,6 +227,9 @@ def parse_arguments() -> argparse.Namespace:
     measuring.add_argument("file", type=Path)
     measuring.add_argument("--links", action="store_true", help="first: all cards copying at once")
     measuring.add_argument("--json", type=Path)
+    measuring.add_argument("--policies", help="only these of the predicted ones")
+    measuring.add_argument("--stages-per-gpu", type=int, default=1)
+    measuring.add_argument("--activations", choices=("nccl", "host"), default="nccl")
     return parser.parse_args()
 
 
@@ -248,8 +255,10 @@ def main() -> int:
         return 0
     setting = Setting(json.loads(options.file.read_text("utf-8")))
     if options.links:
-        measure_links(setting.stages)
-    report = measure(setting)
+        measure_links(setting.stages // options.stages_per_gpu)
+    if options.policies:
+        setting.policies = options.policies.split(",")
+    report = measure(setting, options.stages_per_gpu, options.activations)
     lines = compare(setting, report)
     print(*lines, sep="\n")
     if options.json is not None:

@@ -8,30 +8,26 @@ flight: what a micro-batch lacks is loaded while others compute. Rows: bytes a s
 the GPUs by our counters, by NVML's, and the ratio of the two. Exits 1 if one is off by more than
 ``--tolerance``.
 
-NVML's side is its counters of bytes where the driver has them as 64-bit numbers (R570 and newer),
-else the mean of its throughput, which it measures over 20 ms at a time, asked again and again.
-Either may count packet headers, 5-10 % of what is moved, and everything else that crosses the link
-(launches, tokens, hidden states between stages without peer access): one stage has least of it.
-NVML calls its unit KB; 1,000 bytes are taken for one.
+NVML counts packets' headers and requests too, which plain copies of a known size show before: what
+it counts is turned into bytes moved by that (``nvml_pcie``). Whatever else crosses the link
+(launches, tokens, hidden states between stages without peer access) stays in: one stage has least.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "worker"))
 
+from nvml_pcie import PacketOverhead, PcieBytes, calibrate, measure_pcie  # noqa: E402
 from pipemax_worker.contract.geometry import Tier  # noqa: E402
 from pipemax_worker.contract.model_config import load_model_config  # noqa: E402
 from pipemax_worker.contract.request import RecordKey, Request, SamplingParams  # noqa: E402
@@ -49,108 +45,6 @@ from pipemax_worker.telemetry.progress import format_bytes  # noqa: E402
 
 LOADED, STORED = "host to device", "device to host"
 KV_PER_DEVICE_KV = 4
-BYTES_PER_KB = 1000
-
-
-@dataclass(frozen=True)
-class PcieBytes:
-    """Of all GPUs together: a second, or since some time. NVML speaks from the GPU's side: it
-    receives what is loaded."""
-
-    received: float = 0.0
-    sent: float = 0.0
-
-    def __add__(self, other: PcieBytes) -> PcieBytes:
-        return PcieBytes(self.received + other.received, self.sent + other.sent)
-
-
-class ByteCounters:
-    """NVML's counters of one GPU. ``read`` is None where the driver has none that can be used: one
-    of 32 bits overflows ten times a second."""
-
-    def __init__(self, nvml: Any, handle: Any) -> None:
-        self._nvml, self._handle = nvml, handle
-        self._fields = (
-            nvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES,
-            nvml.NVML_FI_DEV_PCIE_COUNT_TX_BYTES,
-        )
-
-    def read(self) -> PcieBytes | None:
-        nvml = self._nvml
-        try:
-            values = nvml.nvmlDeviceGetFieldValues(self._handle, list(self._fields))
-        except nvml.NVMLError:
-            return None
-        wide = nvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG
-        if any(one.nvmlReturn != nvml.NVML_SUCCESS or one.valueType != wide for one in values):
-            return None
-        received, sent = (float(one.value.ullVal) for one in values)
-        return PcieBytes(received, sent)
-
-
-@dataclass
-class ThroughputSamples:
-    """NVML's throughput of one GPU, as often as it can be asked, from ``start`` to ``stop``."""
-
-    nvml: Any
-    handle: Any
-    received: list[float] = field(default_factory=list)
-    sent: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> PcieBytes:
-        """Bytes a second. Raises ValueError if NVML has told nothing."""
-        self._ended.set()
-        self._thread.join()
-        if not self.received:
-            raise ValueError(
-                "NVML has no PCIe throughput of this GPU (nvmlDeviceGetPcieThroughput)"
-            )
-        return PcieBytes(statistics.fmean(self.received), statistics.fmean(self.sent))
-
-    def _sample(self) -> None:
-        nvml = self.nvml
-        while not self._ended.is_set():
-            try:
-                received, sent = (
-                    nvml.nvmlDeviceGetPcieThroughput(self.handle, direction)
-                    for direction in (nvml.NVML_PCIE_UTIL_RX_BYTES, nvml.NVML_PCIE_UTIL_TX_BYTES)
-                )
-            except nvml.NVMLError:
-                return
-            self.received.append(BYTES_PER_KB * received)
-            self.sent.append(BYTES_PER_KB * sent)
-
-
-def measure_pcie(
-    nvml: Any, uuids: Sequence[str], work: Callable[[], float]
-) -> tuple[PcieBytes, str]:
-    """Bytes a second of the GPUs while ``work`` runs, which returns its seconds; and how they were
-    measured. Raises ValueError if NVML does not tell."""
-    handles = [nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids]
-    counters = [ByteCounters(nvml, handle) for handle in handles]
-    before = [one.read() for one in counters]
-    if None not in before:
-        seconds = work()
-        whole = PcieBytes()
-        for start, counter in zip(before, counters, strict=True):
-            end = counter.read()
-            if start is None or end is None:
-                raise ValueError("NVML's byte counters have gone")
-            whole += PcieBytes(end.received - start.received, end.sent - start.sent)
-        return PcieBytes(whole.received / seconds, whole.sent / seconds), "its byte counters"
-    samples = [ThroughputSamples(nvml, handle) for handle in handles]
-    for one in samples:
-        one.start()
-    work()
-    total = sum((one.stop() for one in samples), PcieBytes())
-    return total, f"{len(samples[0].received)} samples of its throughput"
 
 
 def swapped(statistics: EngineStatistics) -> PcieBytes:
@@ -229,12 +123,23 @@ def run(options: argparse.Namespace) -> int:
     num_blocks = work.num_blocks(settings.pipeline.block_tokens) + len(work)
     least = 2 * work.longest_blocks(settings.pipeline.block_tokens)
     settings = with_device_blocks(settings, max(least, num_blocks // KV_PER_DEVICE_KV), num_blocks)
+    overhead = None if options.device == "cpu" else _calibrate()
     with open_session(settings) as session:
         load = RotatingLoad(session.engine, work)
         load.run(options.warm_up)
-        if options.device == "cpu":
+        if overhead is None:
             return _print_ours(load.run(options.seconds)[0])
-        return _print_both(load, options)
+        return _print_both(load, options, overhead)
+
+
+def _calibrate() -> PacketOverhead:
+    import pynvml
+
+    pynvml.nvmlInit()
+    overhead = calibrate(pynvml, gpu_uuids()[0])
+    for name, one in (("loaded", overhead.per_loaded), ("stored", overhead.per_stored)):
+        print(f"a byte {name}: NVML counts {one.received:.3f} received, {one.sent:.3f} sent")
+    return overhead
 
 
 def _print_ours(ours: PcieBytes) -> int:
@@ -242,10 +147,9 @@ def _print_ours(ours: PcieBytes) -> int:
     return 0
 
 
-def _print_both(load: RotatingLoad, options: argparse.Namespace) -> int:
+def _print_both(load: RotatingLoad, options: argparse.Namespace, overhead: PacketOverhead) -> int:
     import pynvml
 
-    pynvml.nvmlInit()
     ours = PcieBytes()
 
     def work() -> float:
@@ -254,8 +158,9 @@ def _print_both(load: RotatingLoad, options: argparse.Namespace) -> int:
         return seconds
 
     theirs, how = measure_pcie(pynvml, gpu_uuids()[: options.stages], work)
-    comparisons = compare(ours, theirs)
+    comparisons = compare(ours, overhead.moved(theirs))
     print(f"{options.seconds:.0f} s, {options.stages} GPUs, NVML by {how}")
+    print(f"NVML: {theirs.received:.4g} B/s received, {theirs.sent:.4g} B/s sent, packets and all")
     for one in comparisons:
         print(one.describe())
     return 0 if all(one.is_within(options.tolerance) for one in comparisons) else 1

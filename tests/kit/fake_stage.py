@@ -40,7 +40,8 @@ class FakeModel:
     def forward(self, entering: torch.Tensor, batch: Batch, kv: torch.Tensor) -> torch.Tensor:
         self.num_forwards += 1
         is_first = entering.dtype == torch.int64
-        values = entering.double() if is_first else entering[:, 0].double()  # [num_tokens]
+        # A first stage gets its token ids in host memory, wherever it computes.
+        values = (entering if is_first else entering[:, 0]).to(kv.device).double()  # [num_tokens]
         kv[batch.indices.slots, :, :, batch.indices.offsets] = values.to(kv.dtype)[
             :, None, None, None, None
         ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gpu_check
 import gpu_nvme
+import gpu_slices
 import gpu_transformers
 import paper_setting
 import pytest
@@ -34,6 +35,33 @@ RUN = EngineRun(
     num_device_blocks=1,
     token_ids=(),
 )
+
+
+def test_slices_of_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The daemon runs for the command alone, and both find it at the same place."""
+    log = tmp_path / "log"
+    control = tmp_path / gpu_slices.CONTROL
+    control.write_text(f"#!/bin/sh\necho control $1 $(cat) $CUDA_MPS_PIPE_DIRECTORY >> {log}\n")
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    told = 'echo command "$CUDA_MPS_ACTIVE_THREAD_PERCENTAGE" "$CUDA_MPS_PIPE_DIRECTORY"'
+    words = ["--slices", "4", "--", "sh", "-c", f"{told} >> {log}; exit 3"]
+    assert gpu_slices.main(words) == 3
+    started, ran, ended = (line.split() for line in log.read_text().splitlines())
+    folder = ran[-1]
+    assert started == ["control", "-d", folder]
+    assert ran == ["command", "25", folder]
+    assert ended == ["control", "quit", folder]
+    assert not Path(folder).exists()
+
+
+def test_no_slices_without_the_drivers_daemon(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit):
+        gpu_slices.main(["--", "true"])
+    assert "comes with NVIDIA's driver" in capsys.readouterr().err
 
 
 def test_a_part_of_the_quickstart_is_checked_against_itself(tmp_path: Path) -> None:

@@ -8,13 +8,8 @@ import pynvml
 import pytest
 from kit.fake_nvml import FakeGpu, FakeNvml, nvml_of
 from kit.progress import STATISTICS
-from swap_against_nvml import (
-    Comparison,
-    PcieBytes,
-    compare,
-    measure_pcie,
-    swapped,
-)
+from nvml_pcie import PacketOverhead, PcieBytes, calibrate, measure_pcie
+from swap_against_nvml import Comparison, compare, swapped
 
 RX, TX = pynvml.NVML_PCIE_UTIL_RX_BYTES, pynvml.NVML_PCIE_UTIL_TX_BYTES
 RX_BYTES = pynvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES
@@ -67,3 +62,28 @@ def test_loads_are_received_and_stores_are_sent() -> None:
 
 def test_nothing_by_nvml_is_no_agreement() -> None:
     assert not Comparison("host to device", 5.0, 0.0).is_within(0.1)
+
+
+def test_plain_copies_show_what_packets_take() -> None:
+    gpu = FakeGpu("GPU-a", pcie_bytes={RX_BYTES: 0, TX_BYTES: 0})
+    counts = {"in": (1.1, 0.1), "out": (0.02, 1.2)}
+
+    def copy(direction: str, seconds: float) -> tuple[float, float]:
+        received, sent = counts[direction]
+        gpu.pcie_bytes[RX_BYTES] += int(received * 1e9)
+        gpu.pcie_bytes[TX_BYTES] += int(sent * 1e9)
+        return 1e9, seconds
+
+    with nvml_of(FakeNvml(gpu)) as nvml:
+        overhead = calibrate(nvml, gpu.uuid, copy)
+    assert overhead.per_loaded == PcieBytes(pytest.approx(1.1), pytest.approx(0.1))
+    assert overhead.per_stored == PcieBytes(pytest.approx(0.02), pytest.approx(1.2))
+    # 30 loaded and 5 stored are 33.1 received and 9 sent: the stores would seem 45 % off.
+    moved = overhead.moved(PcieBytes(33.1, 9.0))
+    assert (moved.received, moved.sent) == (pytest.approx(30.0), pytest.approx(5.0))
+
+
+def test_counts_that_tell_nothing_apart() -> None:
+    overhead = PacketOverhead(PcieBytes(1.0, 1.0), PcieBytes(1.0, 1.0))
+    with pytest.raises(ValueError, match="same for loads"):
+        overhead.moved(PcieBytes(1.0, 1.0))

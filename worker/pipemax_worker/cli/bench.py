@@ -106,6 +106,14 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="15,17,17,15",
         help="of each stage, in place of --stages (default: by what they cost)",
     )
+    add(
+        "--stages-per-gpu",
+        type=positive,
+        default=1,
+        metavar="K",
+        help="neighbouring stages that share a GPU and its memory (default: %(default)s)",
+    )
+    add("--links", choices=("nccl", "host"), default="nccl", help="between GPUs")
     add("--micro-batches", type=positive, metavar="M")
     add("--block-tokens", type=positive, metavar="N", help="tokens of KV in a block")
     add("--kv-dtype", choices=["bfloat16", "float16", "float32", "fp8_e4m3"])
@@ -147,6 +155,8 @@ def bench(options: argparse.Namespace) -> int:
             block_tokens=options.block_tokens,
             kv_dtype=options.kv_dtype,
             layers_per_stage=options.layers,
+            stages_per_gpu=options.stages_per_gpu,
+            uses_nccl=options.links == "nccl",
         ),
         say,
     )

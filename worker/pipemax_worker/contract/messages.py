@@ -199,6 +199,7 @@ class StageConfig(msgspec.Struct, frozen=True):
     dummy_weights_seed   random weights of this seed in place of those in ``model_folder``, or None.
     nvme_path         this stage's KV file (the folder exists), or None.
     adopt_nvme_file   it is there, with KV that an earlier run has parked.
+    uses_nccl         of links between GPUs; else hidden states go through host memory.
     *_address         zmq endpoints; hidden and feedback links are None where there is no neighbour.
     """
 
@@ -223,3 +224,4 @@ class StageConfig(msgspec.Struct, frozen=True):
     memory_limit_bytes: int | None = None
     dummy_weights_seed: int | None = None
     adopt_nvme_file: bool = False
+    uses_nccl: bool = True

@@ -35,7 +35,7 @@ def assign_addresses(configs: Sequence[StageConfig], folder: Path) -> tuple[Stag
         raise InvariantError("stage configurations must be those of stages 0, 1, ... of a pipeline")
     last = len(configs) - 1
     is_ring = last > 0
-    on_gpus = all(config.device.startswith("cuda") for config in configs)
+    joins_by_nccl = all(c.uses_nccl and c.device.startswith("cuda") for c in configs)
     return tuple(
         msgspec.structs.replace(
             config,
@@ -46,7 +46,7 @@ def assign_addresses(configs: Sequence[StageConfig], folder: Path) -> tuple[Stag
             feedback_address=(
                 _endpoint(folder, "feedback") if is_ring and stage in (0, last) else None
             ),
-            rendezvous=f"file://{folder / 'rendezvous'}" if is_ring and on_gpus else None,
+            rendezvous=f"file://{folder / 'rendezvous'}" if is_ring and joins_by_nccl else None,
         )
         for stage, config in enumerate(configs)
     )

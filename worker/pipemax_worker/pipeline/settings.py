@@ -42,6 +42,9 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     dummy_weights_seed   random weights of this seed; None: those in ``model_folder``.
     adopts_nvme_files    ``nvme_folder`` holds KV files that an earlier run has parked.
     layers_of_stage      how the model is cut; None: by cost (``layer_split``).
+    stages_per_gpu       so many neighbouring stages share a GPU, each with its part of the memory:
+                         to measure many stages on few cards.
+    uses_nccl            of links between GPUs; else hidden states go through host memory.
     """
 
     model_folder: Path
@@ -62,6 +65,8 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     dummy_weights_seed: int | None = None
     adopts_nvme_files: bool = False
     layers_of_stage: tuple[int, ...] | None = None
+    stages_per_gpu: int = 1
+    uses_nccl: bool = True
 
 
 def build_geometry(settings: PipelineSettings, gpu_memory_bytes: Sequence[int] = ()) -> KVGeometry:
@@ -72,6 +77,7 @@ def build_geometry(settings: PipelineSettings, gpu_memory_bytes: Sequence[int] =
     (more stages than GPUs) and KVTierError (no room for a single slot).
     """
     config = settings.model_config
+    gpu_memory_bytes = _memory_of_stages(settings, gpu_memory_bytes)
     empty = KVGeometry(
         block_tokens=settings.block_tokens,
         kv_dtype=settings.kv_dtype,
@@ -99,6 +105,12 @@ def build_geometry(settings: PipelineSettings, gpu_memory_bytes: Sequence[int] =
             f"are {min(device_bytes)}; raise engine.deviceKvCache or lower engine.blockTokens"
         )
     return geometry
+
+
+def _memory_of_stages(settings: PipelineSettings, gpu_memory_bytes: Sequence[int]) -> list[int]:
+    """Each visible GPU's share for each of the stages that share it."""
+    shares = settings.stages_per_gpu
+    return [num_bytes // shares for num_bytes in gpu_memory_bytes for _ in range(shares)]
 
 
 def _choose_layers(settings: PipelineSettings, gpu_memory_bytes: Sequence[int]) -> tuple[int, ...]:
@@ -135,7 +147,7 @@ def build_stage_configs(
             num_stages=settings.num_stages,
             model_folder=str(settings.model_folder),
             model_config=msgspec.msgpack.encode(settings.model_config),
-            device=f"cuda:{stage}" if is_cuda else "cpu",
+            device=f"cuda:{stage // settings.stages_per_gpu}" if is_cuda else "cpu",
             dtype=settings.dtype,
             first_layer=sum(geometry.layers_of_stage[:stage]),
             geometry=msgspec.msgpack.encode(geometry),
@@ -153,6 +165,7 @@ def build_stage_configs(
             memory_limit_bytes=settings.memory_limit_bytes if is_cuda else None,
             dummy_weights_seed=settings.dummy_weights_seed,
             adopt_nvme_file=settings.adopts_nvme_files,
+            uses_nccl=settings.uses_nccl,
         )
         for stage in range(settings.num_stages)
     )

@@ -46,6 +46,8 @@ class BenchOptions(msgspec.Struct, frozen=True):
     dummy_weights_seed    random weights of the model's shape, in place of its own.
     memory_limit_bytes    most that a stage may take of its GPU.
     layers_per_stage      of as many stages as it names.
+    stages_per_gpu        so many neighbouring stages share a GPU.
+    uses_nccl             between GPUs; else host memory.
     """
 
     model_folder: Path
@@ -71,6 +73,8 @@ class BenchOptions(msgspec.Struct, frozen=True):
     block_tokens: int | None = None
     kv_dtype: str | None = None
     layers_per_stage: tuple[int, ...] | None = None
+    stages_per_gpu: int = 1
+    uses_nccl: bool = True
     policy: str | None = None
 
 
@@ -102,6 +106,8 @@ def build_settings(
         settings.pipeline,
         dummy_weights_seed=options.dummy_weights_seed,
         memory_limit_bytes=options.memory_limit_bytes,
+        stages_per_gpu=options.stages_per_gpu,
+        uses_nccl=options.uses_nccl,
     )
     settings = msgspec.structs.replace(settings, pipeline=pipeline)
     if options.run_ahead is not None:

@@ -9,7 +9,7 @@ from pipemax_worker.performance.node_profile import (
 from pipemax_worker.performance.step_cost import StageCost
 
 CARDS = ["3090", "4090", "5090", "a10", "h100", "h200", "l20", "l40s"]
-SLICES = ["h200-20g", "h200-24g", "h200-slice25"]
+SLICES = ["h200-20g", "h200-24g", "h200-slice25", "h200-quarter"]
 STAGE = StageCost(15_600_000_000, 7_800_000_000, 65_536, num_layers=16)
 
 

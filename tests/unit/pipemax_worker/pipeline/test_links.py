@@ -35,6 +35,8 @@ def test_gpus_meet_at_a_file() -> None:
     on_gpus = [msgspec.structs.replace(c, device=f"cuda:{c.stage}") for c in configs]
     rendezvous = {config.rendezvous for config in assign_addresses(on_gpus, FOLDER)}
     assert rendezvous == {"file:///sockets/rendezvous"}
+    through_host = [msgspec.structs.replace(config, uses_nccl=False) for config in on_gpus]
+    assert {config.rendezvous for config in assign_addresses(through_host, FOLDER)} == {None}
 
 
 def test_a_part_of_a_pipeline_is_refused() -> None:

@@ -211,6 +211,18 @@ def test_gpu_stages_have_a_gpu_each() -> None:
     configs = build_stage_configs(settings, build_geometry(settings, [80 * GIB] * 4))
     assert [config.device for config in configs] == [f"cuda:{stage}" for stage in range(4)]
     assert {config.memory_limit_bytes for config in configs} == {24 * GIB}
+    assert all(config.uses_nccl for config in configs)
+
+
+def test_neighbours_share_a_gpu_where_that_is_asked_for() -> None:
+    settings = on_gpu(stages_per_gpu=2, uses_nccl=False)
+    geometry = build_geometry(settings, [80 * GIB] * 2)
+    assert geometry == build_geometry(on_gpu(), [40 * GIB] * 4)
+    configs = build_stage_configs(settings, geometry)
+    assert [config.device for config in configs] == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+    assert not any(config.uses_nccl for config in configs)
+    with pytest.raises(StageDiedError, match="2 are visible"):
+        build_geometry(settings, [80 * GIB])
 
 
 def test_more_stages_than_cores_have_one_thread_each() -> None:
