@@ -26,8 +26,9 @@ sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "operator", "worker")
 
 import yaml  # noqa: E402
 from kit.control_plane.control_plane import ControlPlane  # noqa: E402
-from kit.control_plane.operator_process import OperatorProcess, free_port  # noqa: E402
+from kit.control_plane.operator_process import OperatorProcess  # noqa: E402
 from kit.control_plane.stand_in_fleet import StandInFleet  # noqa: E402
+from kit.ports import free_port  # noqa: E402
 from pipemax_operator.crd import build_crd  # noqa: E402
 
 NAMESPACE = "scale"

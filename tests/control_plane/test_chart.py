@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -22,6 +21,7 @@ from kit.control_plane.files import write_kubeconfig
 from kit.control_plane.operator_process import OperatorProcess
 from kit.control_plane.stand_in_node import StandInNode
 from kit.control_plane.waiting import eventually
+from kit.ports import free_port
 from kit.previous_version import load_crd, load_job, load_stored_job
 from pipemax_worker.job import InferenceJob
 
@@ -142,14 +142,17 @@ def test_helm_installs_it_and_says_what_to_do_next(plane: ControlPlane) -> None:
 def test_the_charts_own_account_takes_a_job_to_its_end(
     plane: ControlPlane, node: StandInNode, tmp_path: Path
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
+
+    def metrics() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as page:
+            return str(page.read().decode())
+
     with installed(plane), operator_of_the_chart(plane, tmp_path, port) as operator:
         apply(plane, "jobs-a")
         run_to_the_end(plane, "jobs-a", node)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
-            assert b'pipemax_jobs{namespace="jobs-a",phase="Complete"} 1.0' in page.read()
+        # A status is there for all to see before its operator has counted it.
+        eventually(lambda: 'pipemax_jobs{namespace="jobs-a",phase="Complete"} 1.0' in metrics())
         patch = '{"spec": {"ttlSecondsAfterFinished": 1}}'
         plane.kubectl("patch", "ij", "reviews", "-n", "jobs-a", "--type=merge", "-p", patch)
         eventually(lambda: not plane.get("ij", "-n", "jobs-a")["items"])

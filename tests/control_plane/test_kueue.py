@@ -145,12 +145,15 @@ class Queued:
         return self.plane.kubectl("events", *self._namespace, *about)
 
     def stays(self, seconds: float = 2.0) -> None:
-        """Nobody writes the child Job's spec: not we, not Kueue, not in turns. Kueue stops a Job in
-        two writes: suspended first, then without the flavor's node labels."""
-        time.sleep(1)
-        before = self.child()["metadata"]["generation"]
-        time.sleep(seconds)
-        assert self.child()["metadata"]["generation"] == before
+        """Nobody writes the child Job's spec any more: not we, not Kueue, not in turns. Kueue stops
+        a Job in two writes: suspended first, then without the flavor's node labels."""
+
+        def is_left_alone() -> bool:
+            before = self.child()["metadata"]["generation"]
+            time.sleep(seconds)
+            return bool(self.child()["metadata"]["generation"] == before)
+
+        eventually(self, is_left_alone, 30)
 
     def describe(self) -> str:
         parts = [self.plane.kubectl("get", "ij,jobs,pods,workloads", *self._namespace)]
@@ -159,7 +162,7 @@ class Queued:
         return "\n".join([*parts, self.plane.kubectl("get", "events", *self._namespace)])
 
 
-def eventually(job: Queued, found: Callable[[], Any], timeout_seconds: float = 60.0) -> Any:
+def eventually(job: Queued, found: Callable[[], Any], timeout_seconds: float = 120.0) -> Any:
     """The first true answer. AssertionError with what all parties know if there is none."""
     return waiting.eventually(found, timeout_seconds, job.describe)
 

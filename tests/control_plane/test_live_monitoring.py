@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 import yaml
 from kit.control_plane.control_plane import ControlPlane
-from kit.control_plane.operator_process import free_port, running_operator
+from kit.control_plane.operator_process import running_operator
 from kit.control_plane.stand_in_node import StandInNode
 from kit.dashboards import DASHBOARDS, fill_in, panels_of
 from kit.live_prometheus import LivePrometheus, Target, running_prometheus, wait_for
+from kit.ports import free_port
 from kit.tools import ROOT
 from kit.watched_jobs import WatchedJob, Worker, apply, find_pod, running_worker, target_of
 
@@ -114,6 +115,11 @@ def test_every_panel_shows_something_and_no_alert_fires(watched: Watched) -> Non
     watched.wait_for_all(moved)
     prometheus = watched.prometheus
     assert prometheus.values("pipemax_job_deadline_timestamp_seconds > time() + 3600")
+    wait_for(
+        lambda: "unknown" not in {rule["health"] for rule in prometheus.rules()},
+        TIMEOUT_SECONDS,
+        lambda: f"not evaluated yet: {prometheus.rules()}",
+    )
     rules = prometheus.rules()
     assert {rule["health"] for rule in rules} == {"ok"}, rules
     assert len(rules) == sum(

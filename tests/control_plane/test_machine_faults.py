@@ -16,10 +16,11 @@ import pytest
 import yaml
 from kit.control_plane import waiting
 from kit.control_plane.control_plane import ControlPlane
-from kit.control_plane.operator_process import free_port, running_operator
+from kit.control_plane.operator_process import running_operator
 from kit.control_plane.stand_in_node import StandInNode
 from kit.control_plane.telling_worker import telling_worker
 from kit.inference_jobs import make_document
+from kit.ports import free_port
 from pipemax_operator import names
 from pipemax_operator.avoided_nodes import CONDITION as GPU_LOST
 from pipemax_operator.exit_codes import GPU_LOST as GPU_LOST_CODE
@@ -114,7 +115,7 @@ class Scene:
 
         return str(self.eventually(job, find))
 
-    def eventually(self, job: str, found: Callable[[], Any], timeout_seconds: float = 60.0) -> Any:
+    def eventually(self, job: str, found: Callable[[], Any], timeout_seconds: float = 120.0) -> Any:
         return waiting.eventually(
             found, timeout_seconds, lambda: json.dumps(self.status(job), indent=1)
         )
@@ -151,7 +152,7 @@ def scene(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
     ):
         scene.log = operator.log
         for job, (spec, _) in STUCK.items():
-            scene.apply(job, startDeadline="35s", **spec)
+            scene.apply(job, startDeadline="60s", **spec)
         yield scene
     control_plane.kubectl("delete", "namespace", namespace, "--wait=false")
 

@@ -127,7 +127,7 @@ def test_a_vanished_node(scene: Scene) -> None:
     assert not scene.pods("replaced", lost), "the lost pod is gone without its kubelet"
     (pod,) = scene.pods("replaced", spare)
     assert pod["metadata"]["annotations"][FAILURES] == "0", "a lost node is no failure of the job's"
-    assert scene.node_lost("replaced") == ("False", "WorkersReplaced")
+    eventually(lambda: scene.node_lost("replaced") == ("False", "WorkersReplaced"))
     assert "WorkersReplaced" in scene.events("replaced")
     spare.end_pod(namespace, second, 0, ALL_DONE)
     eventually(lambda: scene.status("replaced")["phase"] == "Complete")

@@ -17,7 +17,6 @@ import yaml
 from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.files import write_kubeconfig
 from kit.control_plane.freezing_proxy import FreezingProxy
-from kit.control_plane.operator_process import free_port
 from kit.control_plane.operator_scenes import (
     Workers,
     answer,
@@ -31,13 +30,14 @@ from kit.control_plane.operator_scenes import (
 )
 from kit.control_plane.stand_in_node import StandInNode
 from kit.control_plane.waiting import eventually
+from kit.ports import free_port
 from pipemax_operator.crd import build_crd
 
 # They share a control plane of their own; the longest of them would keep a test process busy alone.
 pytestmark = pytest.mark.xdist_group("operator-life")
 
 NUM_KILLS = 20
-LEASE_SECONDS = 6
+LEASE_SECONDS = 15
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,8 @@ SETTINGS = {
     "shared_memory_bytes": 8 * 2**20,
     "memory_overhead_bytes": 24 * 2**20,
 }
-TOLD_SECONDS = 60.0
-START_DEADLINE_SECONDS = 40
+TOLD_SECONDS = 70.0
+START_DEADLINE_SECONDS = 70
 
 
 class Jobs:

@@ -38,7 +38,7 @@ def eventually(job: RealNodeJob, found: Callable[[], Any], timeout_seconds: floa
 def test_from_apply_to_records(job: RealNodeJob, nodes: Nodes) -> None:
     node = nodes["a"]
     document = job.document(node.nvme, stages=8, scheduling=pin_to(node))
-    job.apply(document | {"spec": document["spec"] | {"ttlSecondsAfterFinished": 3}})
+    job.apply(document | {"spec": document["spec"] | {"ttlSecondsAfterFinished": 15}})
     pod = eventually(job, lambda: [one for one in job.pods() if one["status"].get("podIP")])[0]
     assert pod["spec"]["nodeName"] == node.name
     assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from kit.control_plane.operator_process import free_port
 from kit.control_plane.parent_bound import start_bound
+from kit.ports import free_port
 from kit.prometheus import find_program
 
-START_TIMEOUT_SECONDS = 60.0
+START_TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class LivePrometheus:
     def ask(self, path: str, **parameters: str) -> Any:
         """``data`` of the answer. Raises HTTPError where the query is refused."""
         query = urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(f"{self.address}{path}?{query}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.address}{path}?{query}", timeout=60) as answer:
             return json.load(answer)["data"]
 
     def values(self, query: str) -> list[float]:

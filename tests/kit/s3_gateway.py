@@ -16,6 +16,7 @@ import time
 import uuid
 from pathlib import Path
 
+from kit.ports import free_port
 from kit.s3_server import environment_for
 
 BINARY = Path(__file__).parents[2] / ".cache" / "versitygw"
@@ -27,7 +28,7 @@ class S3Gateway:
 
     def __init__(self, binary: Path = BINARY) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="versitygw-"))
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         self.endpoint = f"http://{address}"
         self.environment = environment_for(self.endpoint)
         self._process = subprocess.Popen(
@@ -64,9 +65,3 @@ class S3Gateway:
                 time.sleep(0.05)
         self.stop()
         raise RuntimeError(f"versitygw did not listen at {self.endpoint}")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from kit.jobs import JobFolder
+from kit.ports import free_port
 from pipemax_worker.pipeline.executor import PipelineExecutor
 
 PATIENCE_SECONDS = 120.0
@@ -86,13 +86,6 @@ def wait_for_records(port: int, number: int) -> None:
                 return
         time.sleep(0.005)
     raise AssertionError(f"not {number} records after {PATIENCE_SECONDS} s")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def use_stages(monkeypatch: pytest.MonkeyPatch, entry_point: str) -> None:

@@ -14,7 +14,7 @@ import termios
 import time
 from collections.abc import Iterator, Sequence
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 
 
 class Terminal:

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import yaml
 from kit.control_plane.control_plane import ControlPlane
-from kit.control_plane.operator_process import free_port, running_operator
+from kit.control_plane.operator_process import running_operator
 from kit.control_plane.stand_in_node import StandInNode
 from kit.live_prometheus import LivePrometheus, Target, running_prometheus
+from kit.ports import free_port
 from kit.tools import ROOT
 from kit.watched_jobs import WatchedJob, Worker, apply, find_pod, running_worker, target_of
 from pipemax_operator.crd import build_crd

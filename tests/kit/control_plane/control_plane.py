@@ -9,21 +9,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kit.control_plane.api_client import ApiClient
 from kit.control_plane.binaries import find_binaries
 from kit.control_plane.clients import find_clients
 from kit.control_plane.files import Credentials, write_kubeconfig
 from kit.control_plane.parent_bound import start_bound
 from kit.control_plane.waiting import eventually
+from kit.ports import free_port
 
-START_TIMEOUT_SECONDS = 90.0
-STOP_TIMEOUT_SECONDS = 10.0
+START_TIMEOUT_SECONDS = 180.0
+STOP_TIMEOUT_SECONDS = 30.0
 
 # What an on-prem cluster runs of these, as far as the operator and its jobs touch it. Node loss
 # within seconds instead of a minute: 8 s grace.
@@ -64,7 +65,7 @@ class ControlPlane:
         """Start all four; returns when the API server is ready. RuntimeError if it does not."""
         self.folder.mkdir(parents=True, exist_ok=True)
         names = ("etcd", "etcd-peer", "api", "kcm", "scheduler")
-        self._ports = dict(zip(names, _free_ports(self.address, len(names)), strict=True))
+        self._ports = {name: free_port(self.address) for name in names}
         self._credentials = Credentials(self.folder)
         self.certificate = self.folder / "apiserver" / "apiserver.crt"
         try:
@@ -110,6 +111,10 @@ class ControlPlane:
     def get(self, *arguments: str) -> Any:
         """``kubectl get ... -o json``, decoded."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def api(self) -> ApiClient:
+        """As administrator, without kubectl."""
+        return ApiClient(self.server, self._credentials.tokens["admin"], self.certificate)
 
     def wait_for_kinds(self, *names: str) -> None:
         """Until these (``crd/NAME``) are served. ``kubectl wait`` fails on one that has no
@@ -238,14 +243,3 @@ class ControlPlane:
     def _tail(self, name: str) -> str:
         text = (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
         return "\n".join(text.splitlines()[-20:])
-
-
-def _free_ports(address: str, count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind((address, 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()

@@ -10,7 +10,6 @@ import base64
 import contextlib
 import json
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -23,12 +22,13 @@ from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.files import write_kubeconfig
 from kit.control_plane.kueue_release import find_kueue
 from kit.control_plane.parent_bound import start_bound
+from kit.ports import free_port
 
 NAMESPACE = "kueue-system"
 _SERVICE_ACCOUNT = "kueue-controller-manager"
 _WEBHOOK_SERVICE = "kueue-webhook-service"
 _WEBHOOK_SECRET = "kueue-webhook-server-cert"
-_START_TIMEOUT_SECONDS = 90.0
+_START_TIMEOUT_SECONDS = 180.0
 _STOP_TIMEOUT_SECONDS = 10.0
 
 # What stands for the pod, and an API that only its Service could serve.
@@ -44,7 +44,7 @@ class Kueue:
         self.plane = plane
         self.folder = folder
         self._release = find_kueue()
-        self._webhook_port, self._health_port = _free_port(), _free_port()
+        self._webhook_port, self._health_port = free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -128,7 +128,7 @@ class Kueue:
             self._copy_certificates()
             with contextlib.suppress(OSError):
                 url = f"http://127.0.0.1:{self._health_port}/readyz"
-                with urllib.request.urlopen(url, timeout=2):
+                with urllib.request.urlopen(url, timeout=30):
                     return
             time.sleep(0.2)
         raise RuntimeError(f"Kueue is not ready:\n{self.log_tail()}")
@@ -157,10 +157,3 @@ def running_kueue(plane: ControlPlane, folder: Path) -> Iterator[Kueue]:
 
 def _is_crd(document: Document) -> bool:
     return bool(document["kind"] == "CustomResourceDefinition")
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port

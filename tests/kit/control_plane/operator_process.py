@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,8 +15,10 @@ from pathlib import Path
 
 from kit.control_plane.control_plane import ControlPlane
 from kit.control_plane.parent_bound import start_bound
+from kit.ports import free_port
 
-START_TIMEOUT_SECONDS = 30.0
+START_TIMEOUT_SECONDS = 120.0
+STOP_TIMEOUT_SECONDS = 60.0
 
 
 class OperatorProcess:
@@ -72,7 +73,7 @@ class OperatorProcess:
             assert self._process.poll() is None, self.log.read_text(encoding="utf-8")
             with (
                 contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=2),
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=30),
             ):
                 return
             time.sleep(0.1)
@@ -93,7 +94,7 @@ class OperatorProcess:
             return
         self._process.send_signal(how)
         try:
-            self._process.wait(20)
+            self._process.wait(STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -114,10 +115,3 @@ def running_operator(
         yield operator
     finally:
         operator.stop()
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port

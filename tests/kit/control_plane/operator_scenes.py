@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 from kit.control_plane.control_plane import ControlPlane
-from kit.control_plane.operator_process import OperatorProcess, free_port
+from kit.control_plane.operator_process import OperatorProcess
 from kit.control_plane.stand_in_node import StandInNode
+from kit.ports import free_port
 
 Document = dict[str, Any]
 
@@ -117,7 +118,7 @@ class Workers:
 
 def answer(operator: OperatorProcess, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"{operator.pages}{path}", timeout=5) as page:
+        with urllib.request.urlopen(f"{operator.pages}{path}", timeout=30) as page:
             return page.status, page.read().decode()
     except urllib.error.HTTPError as error:
         with error:

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import uuid
@@ -37,8 +36,9 @@ from kit.control_plane.real_node_host import (
 )
 from kit.control_plane.real_node_image import write_images
 from kit.control_plane.real_node_needs import provide_needs
+from kit.ports import free_port
 
-START_TIMEOUT_SECONDS = 60.0
+START_TIMEOUT_SECONDS = 180.0
 NODE_LABEL = "pipemax.dev/test-node"
 
 
@@ -144,7 +144,7 @@ class RealNode:
             write_images(images)
         write_containerd_config(self.folder)
         write_network_config(self.folder, host / "addresses", self.plane.address)
-        write_kubelet_config(self.folder, self._cgroup, _free_port())
+        write_kubelet_config(self.folder, self._cgroup, free_port(BRIDGE_ADDRESS))
         return write_first_process(
             self.folder,
             self.name,
@@ -215,10 +215,3 @@ def real_nodes(plane: ControlPlane, *names: str) -> Iterator[Mapping[str, RealNo
             stack.callback(node.leave)
             node.start()
         yield nodes
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind((BRIDGE_ADDRESS, 0))
-        port: int = one.getsockname()[1]
-        return port

@@ -186,7 +186,7 @@ def read_metrics(pod: Document) -> dict[str, float]:
     serves none."""
     address = pod["status"].get("podIP", "")
     try:
-        with urllib.request.urlopen(f"http://{address}:{METRICS_PORT}/metrics", timeout=2) as page:
+        with urllib.request.urlopen(f"http://{address}:{METRICS_PORT}/metrics", timeout=30) as page:
             text = page.read().decode()
     except OSError:
         return {}

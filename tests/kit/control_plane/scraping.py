@@ -32,7 +32,7 @@ class Scraped:
 
 
 def read_page(address: str, port: int) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=5) as page:
+    with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=60) as page:
         lines = page.read().decode().splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {name: float(value) for name, value in pairs}

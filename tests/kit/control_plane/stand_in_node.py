@@ -12,6 +12,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+from kit.control_plane.api_client import APPLY
 from kit.control_plane.control_plane import NODE_GRACE_SECONDS, ControlPlane
 
 Document = dict[str, Any]
@@ -23,6 +24,7 @@ class StandInNode:
     def __init__(self, plane: ControlPlane, name: str, gpus: int = 8) -> None:
         self.plane = plane
         self.name = name
+        self._api = plane.api()
         self._gpus = gpus
         self._left = threading.Event()
         self._is_away = False
@@ -44,7 +46,7 @@ class StandInNode:
             "ephemeral-storage": "1Ti",
         }
         status = {"capacity": amounts, "allocatable": amounts}
-        self._patch("node", self.name, None, {"status": status})
+        self._patch_status(status)
         self.boot()
         self.come_back()
         self._beat.start()
@@ -63,8 +65,7 @@ class StandInNode:
 
     def boot(self) -> None:
         """The machine is started (again): the kubelet tells of another boot."""
-        info = {"bootID": str(uuid.uuid4())}
-        self._patch("node", self.name, None, {"status": {"nodeInfo": info}})
+        self._patch_status({"nodeInfo": {"bootID": str(uuid.uuid4())}})
 
     def _say_ready(self) -> None:
         condition = {
@@ -75,7 +76,7 @@ class StandInNode:
             "lastHeartbeatTime": _now(),
             "lastTransitionTime": _now(),
         }
-        self._patch("node", self.name, None, {"status": {"conditions": [condition]}})
+        self._patch_status({"conditions": [condition]})
 
     def leave(self) -> None:
         """The node object goes."""
@@ -92,7 +93,7 @@ class StandInNode:
                         self._say_ready()  # the node controller gave it up while it was not heard
 
     def _is_ready(self) -> bool:
-        conditions = self.plane.get("node", self.name)["status"].get("conditions", ())
+        conditions = self._api.get(f"/api/v1/nodes/{self.name}")["status"].get("conditions", ())
         return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
     def renew(self) -> None:
@@ -107,7 +108,8 @@ class StandInNode:
                 "renewTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             },
         }
-        self.plane.kubectl("apply", "-f", "-", stdin=json.dumps(lease))
+        path = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{self.name}"
+        self._api.patch(f"{path}?fieldManager=stand-in&force=true", lease, APPLY)
 
     def run_pod(self, namespace: str, pod: str, address: str = "127.0.0.1") -> None:
         """The pod runs and is ready."""
@@ -163,14 +165,10 @@ class StandInNode:
         }
         if address is not None:
             status |= {"podIP": address, "podIPs": [{"ip": address}]}
-        self._patch("pod", pod, namespace, {"status": status})
+        self._api.patch(f"/api/v1/namespaces/{namespace}/pods/{pod}/status", {"status": status})
 
-    def _patch(self, kind: str, name: str, namespace: str | None, body: Document) -> None:
-        scope = ["-n", namespace] if namespace else []
-        self.plane.kubectl(
-            *("patch", kind, name, *scope, "--subresource=status", "--type=strategic"),
-            *("-p", json.dumps(body)),
-        )
+    def _patch_status(self, status: Document) -> None:
+        self._api.patch(f"/api/v1/nodes/{self.name}/status", {"status": status})
 
 
 def _now() -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 def eventually(
     found: Callable[[], Any],
-    timeout_seconds: float = 60.0,
+    timeout_seconds: float = 120.0,
     describe: Callable[[], str] | None = None,
 ) -> Any:
     """The first true answer.
