@@ -28,6 +28,9 @@ from kit.control_plane.running_job import eventually as wait
 pytestmark = pytest.mark.xdist_group("real-nodes")
 
 
+# Each of these keeps a Python program from starting, if it comes to it.
+MEDDLING = ("PATH", "PYTHONHOME", "LD_PRELOAD", "LD_LIBRARY_PATH", "HOME", "TMPDIR")
+STORE = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "HF_TOKEN": "token"}
 SLOWEST = {**SLOW, "maxNumRequests": 1, "lookAhead": 1}
 
 
@@ -37,13 +40,18 @@ def eventually(job: RealNodeJob, found: Callable[[], Any], timeout_seconds: floa
 
 def test_from_apply_to_records(job: RealNodeJob, nodes: Nodes) -> None:
     node = nodes["a"]
-    document = job.document(node.nvme, stages=8, scheduling=pin_to(node))
+    make_secret(job, STORE | {name: "/nowhere" for name in MEDDLING})
+    secret = {"secretRef": {"name": "store"}}
+    document = job.document(node.nvme, stages=8, scheduling=pin_to(node), credentials=secret)
     job.apply(document | {"spec": document["spec"] | {"ttlSecondsAfterFinished": 15}})
     pod = eventually(job, lambda: [one for one in job.pods() if one["status"].get("podIP")])[0]
     assert pod["spec"]["nodeName"] == node.name
     assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
     eventually(job, reaches(job, "Running"))
     job.note("Running")
+    (variables,) = node.worker_variables()
+    assert STORE.items() <= variables.items(), "what stores and hubs read"
+    assert "/nowhere" not in variables.values(), "nothing else"
     eventually(job, lambda: "Preflight" in {c["type"] for c in job.status()["conditions"]})
     assert condition(job.status(), "Preflight")["status"] == "True"
     metrics, rows = watch_to_the_end(job, pod)
@@ -62,6 +70,11 @@ def test_from_apply_to_records(job: RealNodeJob, nodes: Nodes) -> None:
     eventually(job, lambda: not job.pods())
     job.note("gone by its TTL")
     job.check_answers()
+
+
+def make_secret(job: RealNodeJob, values: dict[str, str]) -> None:
+    literals = [f"--from-literal={name}={value}" for name, value in values.items()]
+    job.plane.kubectl("create", "secret", "generic", "store", *literals, "-n", job.namespace)
 
 
 def watch_to_the_end(job: RealNodeJob, pod: Document) -> tuple[dict[str, float], list[str]]:

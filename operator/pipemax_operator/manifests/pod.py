@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipemax_worker.job import (
+    CREDENTIAL_VARIABLES,
     HOST_PATH_MOUNT,
     MOUNT_ROOT,
     NVME_HOST_PATH_MOUNT,
@@ -94,7 +95,7 @@ def _worker(
     job: InferenceJob, volumes: tuple[Volume, ...], settings: OperatorSettings
 ) -> dict[str, Any]:
     port = settings.metrics_port
-    container: dict[str, Any] = {
+    return {
         "name": CONTAINER,
         "image": job.spec.image or settings.image,
         "imagePullPolicy": settings.image_pull_policy,
@@ -116,10 +117,6 @@ def _worker(
         },
         "volumeMounts": [v.as_mount() for v in volumes] + [*settings.extra_volume_mounts],
     }
-    if job.spec.credentials is not None:
-        secret = job.spec.credentials.secret_ref.name
-        container["envFrom"] = [{"secretRef": {"name": secret}}]
-    return container
 
 
 def _arguments(job: InferenceJob, port: int) -> Iterator[str]:
@@ -153,8 +150,18 @@ def _environment(job: InferenceJob, settings: OperatorSettings) -> Iterator[dict
         yield {"name": "TMPDIR", "value": NVME_MOUNT}  # where a tier without a folder goes
     if job.spec.credentials is not None:
         yield {"name": "PIPEMAX_CREDENTIALS_FOLDER", "value": CREDENTIALS_FOLDER}
+        yield from _credentials(job.spec.credentials.secret_ref.name, settings)
     for name, value in settings.environment.items():
         yield {"name": name, "value": value}
+
+
+def _credentials(secret: str, settings: OperatorSettings) -> Iterator[dict[str, Any]]:
+    """By name, never all keys of the Secret: some variables make a program run code, and who may
+    write a Secret need not be who may start one. What the chart sets is the administrator's."""
+    for name in CREDENTIAL_VARIABLES:
+        if name not in settings.environment:
+            reference = {"name": secret, "key": name, "optional": True}
+            yield {"name": name, "valueFrom": {"secretKeyRef": reference}}
 
 
 def _resources(job: InferenceJob, settings: OperatorSettings) -> dict[str, Any]:

@@ -112,12 +112,17 @@ class RealNode:
 
     def kill_workers(self) -> int:
         """SIGKILL to the worker in every pod here, as the out-of-memory killer does; how many."""
-        pods = list_processes(self._cgroup)
-        workers = [one for one in pods if one in find_processes("run", "/etc/pipemax/job.yaml")]
+        workers = self._workers()
         for process_id in workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process_id, signal.SIGKILL)
         return len(workers)
+
+    def worker_variables(self) -> list[dict[str, str]]:
+        """Of each worker here: the environment that it was started with."""
+        texts = [Path(f"/proc/{one}/environ").read_text() for one in self._workers()]
+        pairs = ([line.partition("=") for line in text.split("\0") if line] for text in texts)
+        return [{name: value for name, _, value in found} for found in pairs]
 
     def freeze_workers(self) -> int:
         """Stop every process of every pod here, as a hung file system does; how many they are."""
@@ -125,6 +130,9 @@ class RealNode:
 
     def thaw_workers(self) -> int:
         return self._signal_pods(signal.SIGCONT)
+
+    def _workers(self) -> set[int]:
+        return list_processes(self._cgroup) & find_processes("run", "/etc/pipemax/job.yaml")
 
     def _signal_pods(self, how: signal.Signals) -> int:
         processes = list_processes(self._cgroup)

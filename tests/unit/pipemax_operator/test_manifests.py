@@ -15,7 +15,7 @@ from pipemax_operator.manifests.metadata import Owner
 from pipemax_operator.manifests.pod import build_pod_template
 from pipemax_operator.settings import OperatorSettings
 from pipemax_worker import errors
-from pipemax_worker.job import parse_job, resolve_nvme, resolve_place
+from pipemax_worker.job import CREDENTIAL_VARIABLES, parse_job, resolve_nvme, resolve_place
 
 OWNER = Owner("team-a", "uid-1")
 SETTINGS = OperatorSettings()
@@ -109,12 +109,41 @@ def test_who_says_no_grace_gets_the_time_to_park_all_of_the_host_memory() -> Non
     assert parse_job(text, JOB_FILE).spec.derive_grace_seconds() == 150
 
 
+WITH_KEYS = {"credentials": {"secretRef": {"name": "s3-keys"}}}
+
+
 def test_credentials_reach_the_worker_by_reference() -> None:
-    pod = pod_of(credentials={"secretRef": {"name": "s3-keys"}})
+    pod = pod_of(**WITH_KEYS)
     (volume,) = [v for v in pod["volumes"] if v["name"] == "credentials"]
     assert volume["secret"] == {"secretName": "s3-keys"}
-    environment = {e["name"]: e.get("value") for e in pod["containers"][0]["env"]}
-    assert environment["PIPEMAX_CREDENTIALS_FOLDER"] == "/etc/pipemax-credentials"
+    environment = {e["name"]: e for e in pod["containers"][0]["env"]}
+    assert environment["PIPEMAX_CREDENTIALS_FOLDER"]["value"] == "/etc/pipemax-credentials"
+    for name in CREDENTIAL_VARIABLES:
+        reference = {"name": "s3-keys", "key": name, "optional": True}
+        assert environment[name]["valueFrom"] == {"secretKeyRef": reference}
+
+
+def test_a_secret_sets_no_variable_but_those_of_stores_and_hubs() -> None:
+    """``envFrom`` would take all its keys, ``LD_PRELOAD`` and ``PYTHONSTARTUP`` among them."""
+    with_keys = pod_of(**WITH_KEYS, kvCache={"host": "1Gi", "nvme": NVME})
+    for container in (*with_keys["containers"], *with_keys["initContainers"]):
+        assert "envFrom" not in container
+    (as_root,) = with_keys["initContainers"]
+    assert "s3-keys" not in str(as_root)
+    told = {e["name"] for e in with_keys["containers"][0]["env"] if "secretKeyRef" in str(e)}
+    assert told == set(CREDENTIAL_VARIABLES)
+    own = {e["name"] for e in worker_of()["env"]}
+    assert not told & own, "nor one of those that the operator sets"
+    paths = [m["mountPath"] for m in with_keys["containers"][0]["volumeMounts"]]
+    assert paths.count("/etc/pipemax-credentials") == 1
+    assert not [p for p in paths if p.startswith("/etc/pipemax-credentials/")]
+
+
+def test_the_administrators_variables_win_over_a_secrets() -> None:
+    settings = replace(SETTINGS, environment={"HF_ENDPOINT": "https://hub.internal"})
+    pod = build_pod_template(make_job(**WITH_KEYS), OWNER, settings)["spec"]
+    variables = [e for e in pod["containers"][0]["env"] if e["name"] == "HF_ENDPOINT"]
+    assert variables == [{"name": "HF_ENDPOINT", "value": "https://hub.internal"}], "and once"
 
 
 @pytest.mark.parametrize("error", errors.PipemaxError.__subclasses__())

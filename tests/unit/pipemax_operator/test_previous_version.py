@@ -13,6 +13,7 @@ import yaml
 from kit.inference_jobs import NOW
 from kit.previous_version import load_child, load_crd, load_stored_job
 from pipemax_operator.crd import build_crd
+from pipemax_operator.manifests.batch_job import build_batch_job
 from pipemax_operator.manifests.config_map import JOB_FILE, build_config_map
 from pipemax_operator.manifests.metadata import Owner
 from pipemax_operator.observation import observe
@@ -147,6 +148,21 @@ def test_a_job_of_an_older_operator_is_taken_over_as_it_is() -> None:
     assert made.status["startTime"] == STATUS["startTime"]
     assert made.status["avoidedNodes"] == STATUS["avoidedNodes"]
     jsonschema.validate(made.status, schema_of(build_crd())["properties"]["status"])
+
+
+def test_its_pods_keep_the_secret_as_it_was_given_to_them() -> None:
+    """All keys were variables then. A Job's pods cannot be changed: it goes on, and new jobs get
+    the named ones alone."""
+    (worker,) = child()["spec"]["template"]["spec"]["containers"]
+    assert worker["envFrom"] == [{"secretRef": {"name": "hub"}}]
+    document = stored_job()
+    document["metadata"]["generation"] = 2
+    made = look(document)
+    assert [one["kind"] for one in made.apply] == ["ConfigMap"]
+    assert made.child_changes == {}
+    job = InferenceJob.model_validate(document)
+    anew = build_batch_job(job, Owner("team-a", "uid-1"), SETTINGS)
+    assert "envFrom" not in anew["spec"]["template"]["spec"]["containers"][0]
 
 
 def test_its_workers_find_their_nvme_folder_with_the_old_image_and_with_a_new_one() -> None:

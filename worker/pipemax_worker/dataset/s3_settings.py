@@ -7,8 +7,8 @@ and whatever else obstore's ``S3Store`` reads itself (web identity, container an
 
 Inside a pod the job's Secret (``spec.credentials.secretRef``) is mounted as a folder which
 :data:`CREDENTIALS_FOLDER_VARIABLE` names: one file a key, each called as the variable it stands
-for. They win over the environment, and access keys are read again every few minutes, so that a
-Secret can be renewed while the job runs.
+for, of those in ``contract.credentials``. They win over the environment, and access keys are read
+again every few minutes, so that a Secret can be renewed while the job runs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 from obstore.store import S3Store as Bucket
 
+from pipemax_worker.contract.credentials import S3_KEY_VARIABLES, S3_VARIABLES
 from pipemax_worker.dataset.backoff import RetryPolicy
 from pipemax_worker.dataset.s3_failures import REQUEST_ERRORS, classify_failure
 from pipemax_worker.errors import OutputError
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 CREDENTIALS_FOLDER_VARIABLE = "PIPEMAX_CREDENTIALS_FOLDER"
 RETRY_SECONDS_VARIABLE = "PIPEMAX_STORE_RETRY_SECONDS"
 
-_KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _KEYS_READ_AGAIN = timedelta(minutes=5)
 _CONNECT_TIMEOUT = timedelta(seconds=5)
 _READ_TIMEOUT = timedelta(seconds=60)
@@ -153,10 +153,10 @@ def _key_reader(
 
     Raises OutputError where one of two is missing.
     """
-    if folder is not None and _KEY_VARIABLES[0] in _read_folder(folder):
+    if folder is not None and S3_KEY_VARIABLES[0] in _read_folder(folder):
         _credential(_read_folder(folder))
         return lambda: _credential(_read_folder(folder))
-    keys = {name: environment[name] for name in _KEY_VARIABLES if environment.get(name)}
+    keys = {name: environment[name] for name in S3_KEY_VARIABLES if environment.get(name)}
     if not keys:
         return None
     _credential(keys)
@@ -164,7 +164,7 @@ def _key_reader(
 
 
 def _credential(variables: Mapping[str, str]) -> S3Credential:
-    missing = [name for name in _KEY_VARIABLES[:2] if not variables.get(name)]
+    missing = [name for name in S3_KEY_VARIABLES[:2] if not variables.get(name)]
     if missing:
         raise OutputError(f"S3 credentials: {missing[0]} is missing; set it beside the other key")
     return {
@@ -176,9 +176,9 @@ def _credential(variables: Mapping[str, str]) -> S3Credential:
 
 
 def _read_folder(folder: str) -> dict[str, str]:
-    """The variables in a mounted Secret. Kubernetes keeps its own files there, named ``..*``."""
+    """The store's variables in a mounted Secret; what else it holds is not looked at."""
     try:
-        files = [path for path in Path(folder).iterdir() if not path.name.startswith(".")]
+        files = [path for path in Path(folder).iterdir() if path.name in S3_VARIABLES]
         return {path.name: path.read_text().strip() for path in files if path.is_file()}
     except (OSError, UnicodeDecodeError) as error:
         raise OutputError(

@@ -4,6 +4,7 @@ The one source of validation, of the CRD's schema and of docs/inferencejob.md. K
 the machine: whether a model or an input exists is the runner's question.
 """
 
+from pipemax_worker.contract.credentials import CREDENTIAL_VARIABLES
 from pipemax_worker.job.inference_job import API_VERSION, KIND, InferenceJob, Metadata
 from pipemax_worker.job.load import dump_job, load_job, parse_job
 from pipemax_worker.job.places import (
@@ -28,6 +29,7 @@ from pipemax_worker.job.spec import NVME_WRITE_BYTES_PER_SECOND, InferenceJobSpe
 
 __all__ = [
     "API_VERSION",
+    "CREDENTIAL_VARIABLES",
     "HOST_PATH_MOUNT",
     "KIND",
     "MOUNT_ROOT",

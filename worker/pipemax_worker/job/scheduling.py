@@ -75,7 +75,12 @@ class CredentialsSpec(Section):
     """Access to object stores and hubs. Outside a cluster the environment's own is used."""
 
     secret_ref: SecretReference
-    """A Secret whose keys are called as the variables that they stand for: `AWS_ACCESS_KEY_ID`,
-    `AWS_SECRET_ACCESS_KEY`, and where needed `AWS_SESSION_TOKEN`, `AWS_REGION`,
-    `AWS_ENDPOINT_URL`. It is mounted into the pods as a folder, which `PIPEMAX_CREDENTIALS_FOLDER`
-    names, and wins over their environment."""
+    """A Secret whose keys are called as the variables that they stand for. Of stores:
+    `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, and where needed `AWS_SESSION_TOKEN`,
+    `AWS_REGION` (or `AWS_DEFAULT_REGION`), `AWS_ENDPOINT_URL` (or `AWS_ENDPOINT_URL_S3`),
+    `AWS_ALLOW_HTTP`, `AWS_CA_BUNDLE` (a path), `AWS_VIRTUAL_HOSTED_STYLE_REQUEST`,
+    `AWS_REQUEST_PAYER`, `AWS_SKIP_SIGNATURE`, `AWS_SERVER_SIDE_ENCRYPTION`, `AWS_SSE_KMS_KEY_ID`,
+    `AWS_SSE_BUCKET_KEY_ENABLED`, `AWS_SSE_CUSTOMER_KEY_BASE64`. Of hubs: `HF_TOKEN`,
+    `HF_ENDPOINT`. These are variables of the worker, and no other key is. The Secret is also
+    mounted into the pods as a folder, which `PIPEMAX_CREDENTIALS_FOLDER` names; store keys and
+    `HF_TOKEN` there win over the environment, and may be renewed while the job runs."""

@@ -92,6 +92,14 @@ def test_a_secret_with_other_things_leaves_the_keys_alone(tmp_path: Path) -> Non
     assert settings.read_access_keys()["access_key_id"] == "id"
 
 
+def test_what_else_a_secret_holds_is_not_looked_at(tmp_path: Path) -> None:
+    """Neither a variable that no store reads, nor what is no text: a keystore, say."""
+    secret = _mounted(tmp_path / "s", AWS_ENDPOINT_URL="https://a", PIPEMAX_STORE_RETRY_SECONDS="x")
+    (tmp_path / "s" / "ca.jks").write_bytes(b"\xfe\xed\xfe\xed")
+    assert read_settings(secret).endpoint == "https://a"
+    assert read_retry_policy(secret).max_seconds == 120.0
+
+
 def test_half_of_a_pair_of_keys_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="AWS_SECRET_ACCESS_KEY is missing"):
         read_settings({"AWS_ACCESS_KEY_ID": "id"})
