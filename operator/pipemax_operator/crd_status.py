@@ -117,8 +117,9 @@ _AVOIDED_NODES: Schema = {
 
 _GPU_LOSSES: Schema = {
     "type": "array",
-    "maxItems": 64,
-    "description": "How often a GPU was lost on a node, whether or not it is used again.",
+    "maxItems": 4096,
+    "description": "How often a GPU was lost on a node, whether or not it is used again. Of nodes "
+    "without a pod of the job, the last ones.",
     "items": _object(
         "A node.",
         node=_string("Its name.", maxLength=253),

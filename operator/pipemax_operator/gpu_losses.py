@@ -19,6 +19,11 @@ from pipemax_operator.observed import Observed, ObservedNode, ObservedPod
 
 MAX_AVOIDED = 32
 MAX_REMEMBERED = 64
+"""Of nodes that nothing asks for any more; none of the others is forgotten for their number."""
+
+MAX_STORED = 4096
+"""All together, as the CRD bounds them: what is longer the API server would refuse."""
+
 MAX_LOSSES = 3
 """After so many lost GPUs a node stays avoided, whatever the API shows of it."""
 
@@ -96,7 +101,7 @@ def review_nodes(observed: Observed) -> NodeReview:
         if one.name in before:
             losses[one.name] = before[one.name]
     avoided = (*seen, *fresh)
-    return NodeReview(avoided, fresh, repaired, _remember(losses, avoided))
+    return NodeReview(avoided, fresh, repaired, _remember(losses, avoided, observed.pods))
 
 
 def find_avoided(observed: Observed) -> tuple[AvoidedNode, ...]:
@@ -162,14 +167,16 @@ def _drop_unknown(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _remember(
-    losses: Mapping[str, NodeLosses], avoided: Sequence[AvoidedNode]
+    losses: Mapping[str, NodeLosses], avoided: Sequence[AvoidedNode], pods: Sequence[ObservedPod]
 ) -> tuple[NodeLosses, ...]:
-    """Of the nodes that are used again, the last ones."""
-    names = {one.name for one in avoided}
-    kept = [one for one in losses.values() if one.node in names]
-    rest = [one for one in losses.values() if one.node not in names]
-    rest.sort(key=lambda one: one.last or _EARLIEST, reverse=True)
-    return tuple(sorted((kept + rest)[:MAX_REMEMBERED], key=lambda one: one.node))
+    """Of each node that is avoided, or that a pod is on: its end, if it was counted, would be news
+    again, and one that runs may lose the next GPU there. Of the others, the last ones."""
+    asked_for = {one.name for one in avoided} | {pod.node for pod in pods}
+    by_time = sorted(losses.values(), key=lambda one: one.last or _EARLIEST, reverse=True)
+    kept = [one for one in by_time if one.node in asked_for]
+    rest = [one for one in by_time if one.node not in asked_for]
+    kept += rest[: max(0, MAX_REMEMBERED - len(kept))]
+    return tuple(sorted(kept[:MAX_STORED], key=lambda one: one.node))
 
 
 # --- what pods tell

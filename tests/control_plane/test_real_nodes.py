@@ -28,7 +28,7 @@ from kit.control_plane.running_job import eventually as wait
 pytestmark = pytest.mark.xdist_group("real-nodes")
 
 
-# Each of these keeps a Python program from starting, if it comes to it.
+# Each of these says which code a program runs, or where it writes.
 MEDDLING = ("PATH", "PYTHONHOME", "LD_PRELOAD", "LD_LIBRARY_PATH", "HOME", "TMPDIR")
 STORE = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "HF_TOKEN": "token"}
 SLOWEST = {**SLOW, "maxNumRequests": 1, "lookAhead": 1}

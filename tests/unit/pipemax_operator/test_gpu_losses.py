@@ -15,6 +15,7 @@ from pipemax_operator.exit_codes import GPU_LOST
 from pipemax_operator.gpu_losses import (
     MAX_LOSSES,
     MAX_REMEMBERED,
+    MAX_STORED,
     AvoidedNode,
     find_avoided,
     review_nodes,
@@ -28,6 +29,7 @@ Document = dict[str, Any]
 GPU = "nvidia.com/gpu"
 WORDS = "GPU GPU-8f3c (stage 3) is lost"
 CHILD = ObservedJob("uid-2", active=1)
+VALIDATOR = jsonschema.Draft202012Validator(STATUS_SCHEMA)
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
@@ -60,7 +62,7 @@ class Story:
         made = plan(make_job(), observed, self.now, OperatorSettings(), "team-a")
         if made.status is not None:
             self.status = copy.deepcopy(made.status)
-        jsonschema.validate(self.status, STATUS_SCHEMA)
+        VALIDATOR.validate(self.status)
         return made
 
     def lose(self, minute: float = 0, name: str = "ill") -> Plan:
@@ -273,6 +275,59 @@ def test_the_memory_is_bounded() -> None:
     review = review_nodes(observe(CHILD, ended(), status={"gpuLosses": many}))
     assert len(review.losses) == MAX_REMEMBERED
     assert "ill" in [one.node for one in review.losses]
+
+
+def rotate_through(story: Story, num_nodes: int) -> None:
+    """One node after the other loses a GPU, is repaired and used again; its pod lies about."""
+    for number in range(num_nodes):
+        name = f"node-{number}"
+        story.lose(minute=number, name=name)
+        story.look(node("boot-1", name=name))
+        story.look(node("boot-2", name=name))
+
+
+def test_a_loss_is_known_as_long_as_the_pod_that_told_of_it_is_there() -> None:
+    """Forgotten, it would be news again: a node that is well would be avoided, and told of."""
+    story = Story()
+    rotate_through(story, MAX_REMEMBERED + 6)
+    assert len(story.status["gpuLosses"]) == MAX_REMEMBERED + 6
+    made = story.look()
+    assert story.avoided == []
+    assert (made.events, made.status) == ((), None)
+
+
+def test_the_count_stays_while_a_worker_runs_there() -> None:
+    """It may lose the next GPU, and the third is one too many."""
+    story = Story()
+    twice = {"node": "ill", "count": 2, "lastTime": "2026-11-22T09:00:00Z"}
+    story.status["gpuLosses"] = [twice]
+    running = ObservedPod("reviews-0-now", "Running", node="ill")
+    story.pods = (running,)
+    rotate_through(story, MAX_REMEMBERED)
+    assert twice in story.status["gpuLosses"]
+    story.pods = tuple(pod for pod in story.pods if pod is not running)
+    story.lose(minute=600)
+    assert AvoidedNode("ill", WORDS, 3).stays
+    assert story.status["gpuLosses"][0] == {**twice, "count": 3, "lastTime": "2026-11-22T22:00:00Z"}
+
+
+def test_what_is_over_goes() -> None:
+    story = Story()
+    rotate_through(story, MAX_REMEMBERED + 6)
+    story.pods = ()
+    story.look()
+    names = [one["node"] for one in story.status["gpuLosses"]]
+    assert sorted(names) == sorted(f"node-{n}" for n in range(6, MAX_REMEMBERED + 6)), "the oldest"
+    assert story.look().status is None
+
+
+def test_there_is_room_for_all_that_the_crd_takes_and_no_more() -> None:
+    assert STATUS_SCHEMA["properties"]["gpuLosses"]["maxItems"] == MAX_STORED
+    many = [{"node": f"node-{n}", "count": 1} for n in range(MAX_STORED)]
+    pods = [ObservedPod(f"p-{n}", "Running", node=f"node-{n}") for n in range(MAX_STORED)]
+    review = review_nodes(observe(CHILD, *pods, ended(), status={"gpuLosses": many}))
+    assert len(review.losses) == MAX_STORED
+    assert "ill" in [one.node for one in review.losses], "the newest"
 
 
 def waiting_pod(*nodes: str, reason: str = "Unschedulable", **fields: Any) -> ObservedPod:
