@@ -75,10 +75,9 @@ class Bench:
         elements = config.kv_bytes_per_token_and_layer_element * num_layers
         kv_tokens = sum(self.contexts) + len(self.contexts) + options.prefill
         self.kv_bytes = kv_tokens * elements * self.kv.dtype.itemsize
-        embedding = config.embedding_parameters * dtype.itemsize
         self.weight_bytes = self.model.weight_bytes
-        if not config.tie_word_embeddings:
-            self.weight_bytes -= embedding  # the embedding is looked up
+        if not config.tie_word_embeddings and self.model._embedding is not None:
+            self.weight_bytes -= self.model._embedding.weight_bytes  # it is looked up
 
     def set_kernels(self, options: argparse.Namespace) -> None:
         if options.kernels == "torch":

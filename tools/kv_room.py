@@ -2,8 +2,9 @@
 
     python tools/kv_room.py tools/shapes/Qwen2.5-32B --gpus 4 --memory-mib 24564 --other-mib 1100
 
-Three ways to cut the model, each with the best split into whole layers: as it is built; with the
-embedding's rows in host memory; with those there and the LM head split evenly over the stages.
+Three ways to cut the model, each with the best split into whole layers: with the embedding on the
+first GPU; with its rows in host memory, as it is built; with those there and the LM head split
+evenly over the stages.
 """
 
 from __future__ import annotations

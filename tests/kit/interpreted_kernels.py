@@ -13,6 +13,7 @@ from pipemax_worker.contract.transfers import pack_int32
 from pipemax_worker.stage.batch import Batch, build_batch
 from pipemax_worker.stage.model.cuda.fused_activation import silu_and_multiply
 from pipemax_worker.stage.model.cuda.fused_append import rotate_and_append
+from pipemax_worker.stage.model.cuda.row_gather import gather_rows
 from pipemax_worker.stage.model.cuda.word_copy import copy_words
 from pipemax_worker.stage.model.kernels import AttentionShape, QKNorm
 from pipemax_worker.stage.model.torch_kernels import TorchKernels
@@ -82,7 +83,19 @@ def check_copy_words() -> None:
     assert (target[2500:] == -1).all()
 
 
+def check_gather_rows(dtype: torch.dtype, width: int) -> None:
+    """Bit-equal, of rows that programs do not divide, by ids of both kinds, some of them twice."""
+    table = torch.randn(50, width, generator=torch.Generator().manual_seed(2)).to(dtype)
+    ids = torch.tensor([49, 0, 7, 7, 31])
+    for row_numbers in (ids, ids.to(torch.int32), ids[:1], ids[:0]):
+        assert torch.equal(gather_rows(table, row_numbers), table[row_numbers.long()])
+
+
 def main() -> None:
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        check_gather_rows(dtype, 1300)
+        check_gather_rows(dtype, 72)
+        print(f"rows of {dtype}: as PyTorch")
     check_copy_words()
     print("words: as PyTorch")
     check_silu_and_multiply()

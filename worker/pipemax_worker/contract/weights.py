@@ -1,4 +1,4 @@
-"""What a model's weights take of memory. Pure."""
+"""What a model's weights take of memory, and of which. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipemax_worker.contract.model_config import ModelConfig
 def weight_bytes(
     config: ModelConfig, layers_of_stage: Sequence[int], stage: int, dtype: str
 ) -> int:
-    """Bytes of a stage's matrices; tied embeddings are held by both ends."""
+    """Bytes of a stage's matrices, wherever they lie; tied embeddings are held by both ends."""
     is_first, is_last = stage == 0, stage == len(layers_of_stage) - 1
     num_tables = is_first + is_last
     if is_first and is_last and config.tie_word_embeddings:
@@ -20,3 +20,24 @@ def weight_bytes(
     layers = range(first, first + layers_of_stage[stage])
     parameters = sum(map(config.stored_layer_parameters, layers))
     return (parameters + num_tables * config.embedding_parameters) * KV_DTYPE_BYTES[dtype]
+
+
+def has_host_embedding(config: ModelConfig, device: str, *, is_only_stage: bool) -> bool:
+    """Whether the first stage's embedding lies in host memory, where a GPU looks its rows up.
+
+    A step reads one row a token of it, so it need not take room from KV. Where an LM head on the
+    same stage is the same table it stays on the GPU, which multiplies with all of it. ``device``:
+    ``cpu`` or ``cuda``.
+    """
+    return device == "cuda" and not (is_only_stage and config.tie_word_embeddings)
+
+
+def device_weight_bytes(
+    config: ModelConfig, layers_of_stage: Sequence[int], stage: int, dtype: str, device: str
+) -> int:
+    """Of :func:`weight_bytes`, those in the memory of the stage's device: ``cpu`` or ``cuda``."""
+    num_bytes = weight_bytes(config, layers_of_stage, stage, dtype)
+    is_only_stage = len(layers_of_stage) == 1
+    if stage == 0 and has_host_embedding(config, device, is_only_stage=is_only_stage):
+        num_bytes -= config.embedding_parameters * KV_DTYPE_BYTES[dtype]
+    return num_bytes

@@ -9,7 +9,8 @@ from pipemax_worker.performance.step_cost import StageCost
 
 
 def derive_stage_costs(config: ModelConfig, geometry: KVGeometry, dtype: str) -> list[StageCost]:
-    """One a stage. The embedding is looked up, not multiplied: it costs room and no time."""
+    """One a stage. The embedding is looked up, not multiplied: it costs room and no time. (From
+    host memory 256 rows of seven kilobytes are some 0.1 ms.)"""
     last = geometry.num_stages - 1
     return [
         _stage_cost(config, geometry, stage, dtype, has_head=stage == last)

@@ -2,7 +2,8 @@
 
 A pipeline runs at its slowest stage's pace, and every stage holds the same number of tokens of KV,
 so the stage with the least room decides for all. Both pull layers off the two ends: the LM head and
-sampling take time and room on the last stage, the embedding takes room on the first.
+sampling take time and room on the last stage, the embedding takes room on the first unless its rows
+are looked up in host memory.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class SplitCosts:
                           as it is the same throughout.
     kv_bytes_per_token    of one layer.
     kv_seconds_per_token  that a step takes in one layer for each token of KV that it reads.
-    embedding_bytes       on the first stage; its look-up takes no time.
+    embedding_bytes       on the first stage's device; its look-up takes no time.
     head_bytes            on the last stage.
     head_seconds          of the LM head and of sampling.
     """

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES
 from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.contract.weights import has_host_embedding
 from pipemax_worker.pipeline.layer_split import SplitCosts, split_layers
 
 
@@ -14,24 +15,27 @@ def derive_split_costs(
     head_share: float = 1.0,
     dtype: str = "bfloat16",
     kv_dtype: str = "bfloat16",
+    device: str = "cpu",
 ) -> SplitCosts:
-    """Times in the unit of reading one byte: a decode step takes as long as it takes to read its
-    weights and its KV once.
+    """Of a model that is cut. Times in the unit of reading one byte: a decode step takes as long as
+    it takes to read its weights and its KV once.
 
     ``head_share``: of the LM head's time by its size. 1 where a step's time is that of reading;
     less where time goes with the rows, of which the head sees only those that are sampled.
+    ``device``: of the stages, ``cpu`` or ``cuda``.
     """
     element_bytes = KV_DTYPE_BYTES[dtype]
     layers = range(config.num_hidden_layers)
     layer_bytes = tuple(config.stored_layer_parameters(n) * element_bytes for n in layers)
     table_bytes = config.embedding_parameters * element_bytes
+    is_on_host = has_host_embedding(config, device, is_only_stage=False)
     kv_bytes = config.kv_bytes_per_token_and_layer_element * KV_DTYPE_BYTES[kv_dtype]
     return SplitCosts(
         layer_bytes=layer_bytes,
         layer_seconds=tuple(map(float, layer_bytes)),
         kv_bytes_per_token=kv_bytes,
         kv_seconds_per_token=float(kv_bytes),
-        embedding_bytes=table_bytes,
+        embedding_bytes=0 if is_on_host else table_bytes,
         head_bytes=table_bytes,
         head_seconds=head_share * table_bytes,
     )

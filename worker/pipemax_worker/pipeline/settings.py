@@ -10,7 +10,7 @@ import msgspec
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES, KVGeometry
 from pipemax_worker.contract.messages import StageConfig
 from pipemax_worker.contract.model_config import ModelConfig
-from pipemax_worker.contract.weights import weight_bytes
+from pipemax_worker.contract.weights import device_weight_bytes
 from pipemax_worker.errors import KVTierError, StageDiedError
 from pipemax_worker.pipeline.cores import available_cores
 from pipemax_worker.pipeline.layer_split import SplitCosts, split_layers
@@ -128,7 +128,9 @@ def _choose_layers(settings: PipelineSettings, gpu_memory_bytes: Sequence[int]) 
 def split_costs(settings: PipelineSettings) -> SplitCosts:
     """Of the model's parts, by their sizes, before anything is measured."""
     head_share = CPU_HEAD_SHARE if settings.device == "cpu" else 1.0
-    return derive_split_costs(settings.model_config, head_share, settings.dtype, settings.kv_dtype)
+    return derive_split_costs(
+        settings.model_config, head_share, settings.dtype, settings.kv_dtype, settings.device
+    )
 
 
 def build_stage_configs(
@@ -216,7 +218,9 @@ def _room_on_gpu(
     settings: PipelineSettings, geometry: KVGeometry, stage: int, memory_bytes: int
 ) -> int:
     usable = _usable_bytes(settings, memory_bytes)
-    weights = weight_bytes(settings.model_config, geometry.layers_of_stage, stage, settings.dtype)
+    weights = device_weight_bytes(
+        settings.model_config, geometry.layers_of_stage, stage, settings.dtype, settings.device
+    )
     room = _room_without_weights(settings, stage, memory_bytes) - weights
     buffers = activation_bytes(settings, stage) + CUDA_RESERVE_BYTES
     if room < geometry.slot_bytes(stage):

@@ -74,9 +74,10 @@ def _check_available_memory(needs: Needs, facts: MachineFacts) -> Iterator[Findi
 def _check_memlock(needs: Needs, facts: MachineFacts) -> Iterator[Finding]:
     """CUDA's driver pins without asking for the limit in most set-ups: a warning, not the end."""
     limit = facts.memory.memlock
-    if needs.device != "cuda" or not needs.host_kv_bytes:
+    pinned_bytes = needs.host_kv_bytes + needs.host_weight_bytes
+    if needs.device != "cuda" or not pinned_bytes:
         return
-    if limit is None or limit >= needs.host_kv_bytes:
+    if limit is None or limit >= pinned_bytes:
         told = "no limit" if limit is None else describe_bytes(limit)
         yield Finding("memlock", Severity.OK, f"limit of locked memory: {told}")
         return
@@ -84,7 +85,7 @@ def _check_memlock(needs: Needs, facts: MachineFacts) -> Iterator[Finding]:
         "memlock",
         Severity.WARNING,
         f"the limit of locked memory is {describe_bytes(limit)}, and "
-        f"{describe_bytes(needs.host_kv_bytes)} of host memory are to be pinned; if that fails",
+        f"{describe_bytes(pinned_bytes)} of host memory are to be pinned; if that fails",
         "set LimitMEMLOCK=infinity for the container runtime of the node (ulimit -l unlimited)",
     )
 

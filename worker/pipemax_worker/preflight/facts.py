@@ -11,7 +11,8 @@ class Needs(msgspec.Struct, frozen=True):
     device                 ``cpu`` or ``cuda``.
     host_kv_bytes          taken and touched at the start, and pinned for GPUs.
     host_device_kv_bytes   the device tier, where the device's memory is the host's (on a CPU).
-    host_weight_bytes      likewise the weights.
+    host_weight_bytes      weights in host memory: all of them on a CPU; beside GPUs the embedding,
+                           pinned.
     nvme_kv_bytes          0: no such tier.
     grace_period_seconds   in which a stopped worker parks what its host tier holds.
     """

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pipemax_worker.contract.weights import weight_bytes
+from pipemax_worker.contract.weights import device_weight_bytes, weight_bytes
 from pipemax_worker.errors import GpuLostError, KVTierError, PreflightError
 from pipemax_worker.job.inference_job import InferenceJob
 from pipemax_worker.pipeline.gpus import count_gpus, gpu_memory_bytes, gpu_uuids
@@ -57,16 +57,23 @@ def derive_needs(job: InferenceJob, settings: PipelineSettings) -> Needs:
         num_stages=settings.num_stages,
         host_kv_bytes=settings.host_kv_bytes,
         host_device_kv_bytes=device_kv_bytes if is_cpu else 0,
-        host_weight_bytes=_all_weight_bytes(settings) if is_cpu else 0,
+        host_weight_bytes=_host_weight_bytes(settings),
         nvme_kv_bytes=settings.nvme_kv_bytes,
         grace_period_seconds=job.spec.derive_grace_seconds(),
     )
 
 
-def _all_weight_bytes(settings: PipelineSettings) -> int:
-    config = settings.model_config
+def _host_weight_bytes(settings: PipelineSettings) -> int:
+    """All that no GPU holds, of all stages together."""
+    config, dtype = settings.model_config, settings.dtype
     layers = partition_layers(config, settings.num_stages)
-    return sum(weight_bytes(config, layers, stage, settings.dtype) for stage in range(len(layers)))
+    stages = range(settings.num_stages)
+    num_bytes = sum(weight_bytes(config, layers, stage, dtype) for stage in stages)
+    if settings.device == "cpu":
+        return num_bytes
+    return num_bytes - sum(
+        device_weight_bytes(config, layers, stage, dtype, settings.device) for stage in stages
+    )
 
 
 def measure_machine(needs: Needs, nvme_folder: Path | None) -> MachineFacts:

@@ -1,6 +1,7 @@
 """How layers are split over stages."""
 
 import itertools
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from kit.fake_model import fake_model_config
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.errors import UnsupportedModelError
-from pipemax_worker.pipeline.partition import partition_layers
+from pipemax_worker.pipeline.partition import derive_split_costs, partition_layers
 
 
 def make_config(num_layers: int, head_layers: float = 0.0) -> ModelConfig:
@@ -44,6 +45,13 @@ def test_a_head_that_sees_half_of_the_rows_costs_half() -> None:
 def test_among_equally_fast_splits_the_first_stage_has_fewer_layers_for_its_embedding() -> None:
     """Qwen2.5-32B's shape: 64 layers and a head of 1.6."""
     assert partition_layers(make_config(64, 1.6), 4) == (15, 17, 17, 15)
+
+
+def test_gpus_look_the_embedding_up_in_host_memory() -> None:
+    config = make_config(64, 1.6)
+    on_cpu, on_gpu = (derive_split_costs(config, device=device) for device in ("cpu", "cuda"))
+    assert on_cpu.embedding_bytes == on_cpu.head_bytes == 2 * config.embedding_parameters
+    assert on_gpu == replace(on_cpu, embedding_bytes=0)
 
 
 def test_a_head_heavier_than_all_layers_leaves_one_layer() -> None:

@@ -8,7 +8,7 @@ from kit.fake_model import fake_model_config
 from kit.pipeline_driver import make_settings
 from pipemax_worker.contract.geometry import KVGeometry
 from pipemax_worker.contract.model_config import ModelConfig, parse_model_config
-from pipemax_worker.contract.weights import weight_bytes
+from pipemax_worker.contract.weights import device_weight_bytes, weight_bytes
 from pipemax_worker.errors import KVTierError, StageDiedError
 from pipemax_worker.pipeline.cores import available_cores
 from pipemax_worker.pipeline.settings import (
@@ -79,7 +79,9 @@ def test_a_gpu_gives_what_weights_and_buffers_leave() -> None:
     geometry = build_geometry(settings, [24 * GIB] * 4)
     rooms = [
         int(24 * GIB * 0.9)
-        - weight_bytes(settings.model_config, geometry.layers_of_stage, stage, "bfloat16")
+        - device_weight_bytes(
+            settings.model_config, geometry.layers_of_stage, stage, "bfloat16", "cuda"
+        )
         - activation_bytes(settings, stage)
         - CUDA_RESERVE_BYTES
         for stage in range(4)
@@ -87,6 +89,19 @@ def test_a_gpu_gives_what_weights_and_buffers_leave() -> None:
     slots = [room // geometry.slot_bytes(stage) for stage, room in enumerate(rooms)]
     assert geometry.num_device_slots == min(slots)
     assert 50_000 < geometry.num_device_slots * 16 < 120_000  # tokens
+
+
+def test_the_embedding_takes_no_room_from_kv() -> None:
+    """Its rows are looked up in host memory, unless the only stage multiplies with the table."""
+    config = msgspec.structs.replace(fake_model_config(8), vocab_size=200_000, hidden_size=4096)
+
+    def num_slots(is_tied: bool, num_stages: int) -> int:
+        tied = msgspec.structs.replace(config, tie_word_embeddings=is_tied)
+        settings = on_gpu(model_config=tied, num_stages=num_stages)
+        return build_geometry(settings, [24 * GIB] * num_stages).num_device_slots
+
+    assert num_slots(is_tied=False, num_stages=1) == num_slots(is_tied=True, num_stages=1)
+    assert num_slots(is_tied=False, num_stages=2) == num_slots(is_tied=True, num_stages=2)
 
 
 def test_a_memory_limit_counts_as_the_gpus_size() -> None:
@@ -122,7 +137,7 @@ def test_a_fixed_device_tier_is_split_by_time_alone() -> None:
     """Its room does not depend on the weights."""
     fixed = on_gpu(device_kv_bytes=1 << 30)
     small_first = build_geometry(fixed, [20 * GIB, *[80 * GIB] * 3])
-    assert small_first.layers_of_stage == (15, 17, 17, 15)
+    assert small_first.layers_of_stage == (17, 16, 16, 15)
 
 
 class TestExperts:
@@ -186,6 +201,22 @@ def test_tied_embeddings_are_held_once_by_a_single_stage() -> None:
     alone = weight_bytes(config, (4,), 0, "float32")
     split = sum(weight_bytes(config, (2, 2), stage, "float32") for stage in range(2))
     assert split - alone == table
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+@pytest.mark.parametrize("layers", [(4,), (2, 2)])
+def test_what_of_the_weights_is_in_a_devices_memory(layers: tuple[int, ...], is_tied: bool) -> None:
+    """On GPUs all but the embedding that no LM head beside it shares; of other stages all."""
+    config = msgspec.structs.replace(fake_model_config(4), tie_word_embeddings=is_tied)
+
+    def on_host(stage: int, device: str) -> int:
+        everywhere = weight_bytes(config, layers, stage, "bfloat16")
+        return everywhere - device_weight_bytes(config, layers, stage, "bfloat16", device)
+
+    table = 2 * config.embedding_parameters
+    assert on_host(0, "cuda") == (0 if is_tied and layers == (4,) else table)
+    assert sum(on_host(stage, "cuda") for stage in range(1, len(layers))) == 0
+    assert on_host(0, "cpu") == 0
 
 
 def test_each_stage_knows_its_part(tmp_path: Path) -> None:

@@ -127,6 +127,8 @@ def test_locked_memory_matters_for_gpus_alone() -> None:
     assert "LimitMEMLOCK" in found.remedy
     assert "memlock" not in findings(low, device="cpu")
     assert "memlock" not in findings(low, host_kv_bytes=0, nvme_kv_bytes=0)
+    embedding = findings(low, host_kv_bytes=0, nvme_kv_bytes=0, host_weight_bytes=GIB)["memlock"]
+    assert "1.0 GiB of host memory are to be pinned" in embedding.message
 
 
 @pytest.mark.parametrize(("free", "severity"), [(64 << 20, FATAL), (256 << 20, WARNING), (GIB, OK)])

@@ -60,10 +60,15 @@ def test_a_cpu_takes_device_tier_and_weights_of_the_host(job: JobFolder) -> None
     assert needs.host_weight_bytes > 0
 
 
-def test_gpus_keep_theirs(job: JobFolder) -> None:
+def test_gpus_keep_theirs_but_for_the_embedding(job: JobFolder) -> None:
+    """Which two stages look up on the host; one that is tied to its LM head stays on the GPU."""
     needs = needs_of(job, {"engine": {}}, num_gpus=2)
     assert (needs.device, needs.num_stages) == ("cuda", 2)
-    assert (needs.host_device_kv_bytes, needs.host_weight_bytes) == (0, 0)
+    table_bytes = 2 * load_model_config(job.model_folder).embedding_parameters
+    assert (needs.host_device_kv_bytes, needs.host_weight_bytes) == (0, table_bytes)
+    alone = needs_of(job, {"engine": {}}, num_gpus=1)
+    is_tied = load_model_config(job.model_folder).tie_word_embeddings
+    assert alone.host_weight_bytes == (0 if is_tied else table_bytes)
 
 
 def test_a_model_that_does_not_fit_onto_the_gpus(job: JobFolder) -> None:

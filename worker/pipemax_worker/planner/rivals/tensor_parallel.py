@@ -14,7 +14,7 @@ import msgspec
 
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES
 from pipemax_worker.contract.model_config import ModelConfig
-from pipemax_worker.contract.weights import weight_bytes
+from pipemax_worker.contract.weights import device_weight_bytes, weight_bytes
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.performance.batch_shape import BatchShape
 from pipemax_worker.performance.stage_costs import derive_stage_costs
@@ -78,7 +78,9 @@ def num_slots(settings: SimulationSettings) -> int:
     geometry, num_cards = settings.geometry, settings.node.num_gpus
     layers_of_stage = geometry.layers_of_stage
     card_bytes = max(
-        weight_bytes(settings.model, layers_of_stage, stage, settings.dtype)
+        device_weight_bytes(
+            settings.model, layers_of_stage, stage, settings.dtype, settings.node.device
+        )
         + geometry.num_device_slots * geometry.slot_bytes(stage)
         for stage in range(geometry.num_stages)
     )

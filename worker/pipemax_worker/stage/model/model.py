@@ -5,21 +5,19 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 
 from pipemax_worker.contract.model_config import ModelConfig
 from pipemax_worker.errors import InvariantError
 from pipemax_worker.stage.batch import Batch
 from pipemax_worker.stage.model.checkpoint import WeightSource
 from pipemax_worker.stage.model.cuda.create import choose_libraries, create_cuda_steps
+from pipemax_worker.stage.model.embedding import EMBEDDING, read_embedding
 from pipemax_worker.stage.model.kernels import Kernels
 from pipemax_worker.stage.model.layer import DecoderLayer
 from pipemax_worker.stage.model.linear import Linear
 from pipemax_worker.stage.model.native.kernels import NativeBackend
 from pipemax_worker.stage.model.rope import RotaryEmbedding
 from pipemax_worker.stage.model.torch_kernels import TorchKernels
-
-EMBEDDING = "model.embed_tokens.weight"
 
 
 class StageModel:
@@ -47,11 +45,14 @@ class StageModel:
     ) -> None:
         """``kv_dtype``: what the kernels are built for; None: ``dtype``. ``max_num_requests``: rows
         of a batch for whose logits room is kept."""
-        self._embedding = _read_embedding(config, weights) if is_first else None
+        self._embedding = None
+        if is_first:
+            self._embedding = read_embedding(config, weights, device, is_only_stage=is_last)
         self._layers = [
             DecoderLayer(config, weights, first_layer + index) for index in range(num_layers)
         ]
-        self._head = LMHead(config, weights, self._embedding) if is_last else None
+        table = None if self._embedding is None else self._embedding.table
+        self._head = LMHead(config, weights, table) if is_last else None
         self._rope = RotaryEmbedding(config, device, dtype)
         self._native = NativeBackend.create(config, device, dtype)
         self._kv_dtype = kv_dtype or dtype
@@ -73,7 +74,7 @@ class StageModel:
         """Bytes of weights on the device."""
         total = sum(layer.weight_bytes for layer in self._layers)
         if self._embedding is not None:
-            total += self._embedding.nbytes
+            total += self._embedding.weight_bytes
         return total + (0 if self._head is None else self._head.weight_bytes)
 
     @property
@@ -124,7 +125,7 @@ class StageModel:
     ) -> torch.Tensor:
         """``out``: where the logits go, if it is given and there are any."""
         if self._embedding is not None:
-            hidden = F.embedding(hidden, self._embedding)
+            hidden = self._embedding(hidden)
         for index, layer in enumerate(self._layers):
             hidden = layer(hidden, kv[:, index], kernels)
         if self._head is None:
@@ -144,7 +145,8 @@ class LMHead:
     def __init__(
         self, config: ModelConfig, weights: WeightSource, embedding: torch.Tensor | None
     ) -> None:
-        """``embedding``: this stage's, if it has one; a tied head on a GPU shares its memory."""
+        """``embedding``: this stage's, if it is on the device; a tied head on a GPU shares its
+        memory."""
         self._eps = config.rms_norm_eps
         self._vocab_size = config.vocab_size
         self._norm = weights.read("model.norm.weight", config.hidden_size)
@@ -170,10 +172,6 @@ class LMHead:
             return hidden.new_empty(0, self._vocab_size, dtype=torch.float32)
         normed = kernels.rms_norm(hidden[rows], self._norm, self._eps)
         return self._projection.in_float32(normed, out)  # [num_sampled, vocab]
-
-
-def _read_embedding(config: ModelConfig, weights: WeightSource) -> torch.Tensor:
-    return weights.read(EMBEDDING, config.vocab_size, config.hidden_size)
 
 
 def _check(hidden_or_token_ids: torch.Tensor, batch: Batch, kv: torch.Tensor) -> None:
