@@ -122,10 +122,13 @@ def test_a_request_that_makes_a_stage_hang(
 ) -> None:
     poisons = (5,)
     job.write_input(lines_with_poison(poisons))
-    job.write(SPEC | {"engine.stepTimeout": "2s"})
+    # Long enough that nobody is taken for hanging who waits for a core; few suspects, so that few
+    # such waits find the one.
+    few = {"engine.maxNumRequests": 2, "engine.lookAhead": 2}
+    job.write(SPEC | few | {"engine.stepTimeout": "6s"})
     assert run_poisoned(job, monkeypatch, "main_hanging", "--quiet") == 0
     check_answers(job, expected, poisons)
-    assert "engine.stepTimeout allows 2 s" in job.by_id()["r5"]["error"]["message"]
+    assert "engine.stepTimeout allows 6 s" in job.by_id()["r5"]["error"]["message"]
 
 
 def test_one_choice_fails_its_line(
@@ -193,13 +196,13 @@ def test_a_stage_killed_at_any_time_costs_no_answer(
 def test_a_stage_that_is_stopped_from_outside_is_replaced(
     long_job: JobFolder, long_answers: dict[str, str]
 ) -> None:
-    long_job.write(SPEC | SLOW | LONG | {"engine.stepTimeout": "2s"})
+    long_job.write(SPEC | SLOW | LONG | {"engine.stepTimeout": "6s"})
     with RunningJob(long_job) as run:
         run.wait_for_requests(5)
         os.kill(run.stage_ids()[1], signal.SIGSTOP)
         assert run.end() == 0, run.said
         run.wait_until_gone()
-    assert "hangs: 2 s without an answer" in "".join(run.said)
+    assert "hangs: 6 s without an answer" in "".join(run.said)
     found = {name: answer_text(record) for name, record in long_job.by_id().items()}
     assert found == long_answers
 

@@ -113,6 +113,15 @@ def main_failing(config_bytes: bytes) -> None:
     stage_main.main(config_bytes, FailingModel)
 
 
+def main_with_late_words(config_bytes: bytes) -> None:
+    """Exits as one that has said why; the words come a while later, as on a machine whose driver
+    has no time to read."""
+    if os.fork():
+        os._exit(ModelNotFoundError.exit_code)
+    time.sleep(0.5)
+    stage_main.main(config_bytes, missing_shard)
+
+
 def missing_shard(*_: object) -> FakeModel:
     raise ModelNotFoundError("shard model-00002-of-00002.safetensors is missing")
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from pipemax_worker.contract.messages import StageDied, StageFailed
 from pipemax_worker.errors import PipemaxError, StageDiedError, error_from_reason
+
+
+def leaves_last_words(exit_code: int | None) -> bool:
+    """Whether a stage that ended so has said why: it exits with the code of a PipemaxError then."""
+    return exit_code is not None and os.EX_USAGE <= exit_code <= os.EX_CONFIG
 
 
 def describe_death(

@@ -26,14 +26,15 @@ from pipemax_worker.contract.messages import (
     StageReport,
 )
 from pipemax_worker.errors import InvariantError, StageDiedError, error_from_reason
-from pipemax_worker.pipeline.endings import describe_death, find_unclean_end
+from pipemax_worker.pipeline.endings import describe_death, find_unclean_end, leaves_last_words
 from pipemax_worker.pipeline.launch import STAGE_ENTRY_POINT, start_stage
 from pipemax_worker.pipeline.links import assign_addresses, make_socket_folder
 
-LAST_WORDS_MILLISECONDS = 200
-"""How long the last words of a stage that has exited may still be on their way."""
+LAST_WORDS_SECONDS = 10.0
+"""How long the last words of a stage that has exited may still be on their way. They have left it;
+on a busy machine, our own end may need a while to read them."""
 
-FAILED_EXIT_SECONDS = 1.0
+FAILED_EXIT_SECONDS = 10.0
 """How long a stage that has said why it fails may take to exit before it is killed."""
 
 RECONNECT_MILLISECONDS = 10
@@ -144,6 +145,8 @@ class PipelineExecutor:
         self._shut_down(Shutdown(remove_nvme_files=False), timeout_seconds)
         self._receive_all()
         exit_codes = {stage: process.exitcode for stage, process in self._processes.items()}
+        for stage, exit_code in exit_codes.items():
+            self._wait_for_last_words(stage, exit_code)
         failure = find_unclean_end(exit_codes, self._last_words, timeout_seconds)
         self._keeps_nvme_files = failure is None
         if failure is not None:
@@ -264,12 +267,22 @@ class PipelineExecutor:
                 process.kill()
             process.join()
             exit_code = process.exitcode or 0
-            if exit_code > 0 and not has_failed:
-                self._events.poll(LAST_WORDS_MILLISECONDS)
+            events += self._wait_for_last_words(stage, exit_code)
             events += self._receive_events()
             words, last_sequence = self._last_words.get(stage), self._last_sequences[stage]
             events.append(describe_death(stage, exit_code, last_sequence, words))
             self._dead.add(stage)
+        return events
+
+    def _wait_for_last_words(self, stage: int, exit_code: int | None) -> list[ExecutorEvent]:
+        """Of a stage that has some, by its exit code; what arrives meanwhile."""
+        events: list[ExecutorEvent] = []
+        deadline = time.monotonic() + LAST_WORDS_SECONDS
+        while leaves_last_words(exit_code) and stage not in self._last_words:
+            if (seconds_left := deadline - time.monotonic()) <= 0:
+                break
+            self._events.poll(round(seconds_left * 1000))
+            events += self._receive_events()
         return events
 
 

@@ -1,9 +1,10 @@
 """Why a stage is gone: its own words, else its exit code."""
 
 import pytest
+from pipemax_worker import errors
 from pipemax_worker.contract.messages import StageFailed
-from pipemax_worker.errors import KVTierError, StageDiedError
-from pipemax_worker.pipeline.endings import describe_death, find_unclean_end
+from pipemax_worker.errors import KVTierError, PipemaxError, StageDiedError
+from pipemax_worker.pipeline.endings import describe_death, find_unclean_end, leaves_last_words
 
 WORDS = StageFailed(1, KVTierError.reason, "no room for the index")
 
@@ -25,6 +26,12 @@ def test_a_death_without_words(exit_code: int, said: str) -> None:
 def test_words_say_it_best() -> None:
     death = describe_death(1, 74, 7, WORDS)
     assert (death.reason, death.message) == ("KVTierFailed", "no room for the index")
+
+
+def test_every_error_of_ours_leaves_words_and_nothing_else_does() -> None:
+    ours = [one for one in vars(errors).values() if isinstance(one, type)]
+    assert all(leaves_last_words(one.exit_code) for one in ours if issubclass(one, PipemaxError))
+    assert not any(map(leaves_last_words, (None, 0, 1, 3, -9, 137)))
 
 
 def test_all_ended_in_order() -> None:

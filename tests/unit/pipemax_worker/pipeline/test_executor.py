@@ -242,6 +242,11 @@ def test_a_model_that_cannot_be_loaded_is_its_own_error(
     assert list(socket_root.iterdir()) == []
 
 
+def test_last_words_that_are_late(start: StartPipeline) -> None:
+    with pytest.raises(ModelNotFoundError, match="model-00002-of-00002"):
+        start(1, "main_with_late_words")
+
+
 def test_a_stage_that_never_gets_ready(start: StartPipeline) -> None:
     with pytest.raises(StageDiedError, match="stage 0 exited with 3 after message -1"):
         start(1, "main_that_exits")

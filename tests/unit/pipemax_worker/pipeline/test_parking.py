@@ -1,5 +1,7 @@
 """Pipelines of real processes whose KV files are kept, and taken up by the next."""
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,10 +138,8 @@ def test_a_stage_that_cannot_park_is_named_and_nothing_is_kept(
 
 
 def test_a_stage_that_does_not_end_in_time(pipelines: Pipelines, tmp_path: Path) -> None:
-    executor, _ = pipelines.open(entry_point="main_slow")
-    messages = static_messages([PROMPT], 40, num_micro_batches=1)
-    for message in messages:
-        executor.submit(message)
+    executor, _ = pipelines.open()
+    os.kill(executor.process_ids[1], signal.SIGSTOP)
     with pytest.raises(StageDiedError, match=r"stage \d has not ended after 0\.2 s"):
         executor.park(0.2)
     executor.kill()

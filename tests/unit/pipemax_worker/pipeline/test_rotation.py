@@ -134,7 +134,7 @@ def collect_results(executor: PipelineExecutor, events: list, num_results: int) 
         return [(report.stage, result) for report in reports for result in report.copies]
 
     while len(results()) < num_results:
-        arrived = executor.collect(10.0)
+        arrived = executor.collect(60.0)
         assert arrived, "copies have not been reported"
         assert all(isinstance(e, StageReport) and e.num_tokens == 0 for e in arrived)
         events += arrived
