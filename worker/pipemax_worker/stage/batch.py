@@ -7,7 +7,7 @@ a step costs one copy and no wait for the device. Nothing here knows layers or w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +17,7 @@ import torch
 
 from pipemax_worker.contract.geometry import num_blocks_for
 from pipemax_worker.contract.messages import ScheduledRequest
+from pipemax_worker.contract.transfers import unpack_int32
 from pipemax_worker.errors import InvariantError
 
 Indices = npt.NDArray[np.int64]
@@ -168,3 +169,10 @@ def _to_device(parts: Sequence[Indices], device: torch.device) -> tuple[torch.Te
     if device.type != "cpu":
         packed = packed.pin_memory().to(device, non_blocking=True)
     return tuple(torch.split_with_sizes(packed, [len(part) for part in parts]))
+
+
+def written_slots(scheduled: Sequence[ScheduledRequest], block_tokens: int) -> Iterator[int]:
+    """Device slots that the new tokens go to. Lazy: needed only while stores are under way."""
+    for row in scheduled:
+        first_block = row.num_computed_tokens // block_tokens
+        yield from unpack_int32(row.device_slots[4 * first_block :])

@@ -21,22 +21,22 @@ HIDDEN_LINK_DEPTH = 4
 """Micro-batches that either end of a hidden link holds before ``send`` blocks. It bounds memory:
 at most ``2 * HIDDEN_LINK_DEPTH * max_batched_tokens * hidden_size`` elements a link."""
 
-_SEQUENCE = struct.Struct("<q")
+SEQUENCE = struct.Struct("<q")
+"""What goes before a payload: the number of its message."""
 
 
 class ActivationChannel(Protocol):
     """The links of one stage to its neighbours. The last stage never sends, the first never
     receives.
-
-    blocks_host   whether ``receive`` holds up the host until the hidden states are there; else the
-                  device waits for them, and the host goes on.
     """
-
-    @property
-    def blocks_host(self) -> bool: ...
 
     def send(self, hidden: torch.Tensor, sequence: int) -> None:
         """Send ``hidden`` [num_tokens, hidden_size]. It must not be written to afterwards."""
+        ...
+
+    def has_arrived(self) -> bool:
+        """Whether ``receive`` would hold up the host no longer: the hidden states are there, or the
+        device is what waits for them."""
         ...
 
     def receive(self, num_tokens: int, sequence: int) -> torch.Tensor:
@@ -47,49 +47,64 @@ class ActivationChannel(Protocol):
     def close(self) -> None: ...
 
 
+Sockets = tuple[zmq.Socket[bytes] | None, zmq.Socket[bytes] | None]
+
+
+def open_hidden_sockets(context: zmq.Context[zmq.Socket[bytes]], config: StageConfig) -> Sockets:
+    """From the stage before and to the stage after, as far as there is one."""
+    source = target = None
+    if config.hidden_in_address is not None:
+        source = context.socket(zmq.PULL)
+        source.rcvhwm = HIDDEN_LINK_DEPTH
+        source.bind(config.hidden_in_address)
+    if config.hidden_out_address is not None:
+        target = context.socket(zmq.PUSH)
+        target.sndhwm = HIDDEN_LINK_DEPTH
+        target.linger = 0
+        target.connect(config.hidden_out_address)
+    return source, target
+
+
+def refuse_other_message(arrived: int, num_bytes: int, sequence: int, expected_bytes: int) -> None:
+    """Raises InvariantError if what arrived is not message ``sequence`` of that size."""
+    if arrived != sequence or num_bytes != expected_bytes:
+        raise InvariantError(
+            f"hidden states of message {arrived} ({num_bytes} bytes) arrived where "
+            f"message {sequence} ({expected_bytes} bytes) was expected"
+        )
+
+
 class ZmqChannel:
-    """Raw bytes through host memory: the CPU's channel, and that of cards NCCL cannot join.
+    """Raw bytes through host memory: the CPU's channel.
 
     Sending is without a copy; receiving copies once, into memory that is aligned for the GEMMs.
     """
-
-    blocks_host = True
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], config: StageConfig, hidden_size: int
     ) -> None:
         self._dtype = getattr(torch, config.dtype)
-        self._device = torch.device(config.device)
         self._hidden_size = hidden_size
-        self._source = self._target = None
-        if config.hidden_in_address is not None:
-            self._source = context.socket(zmq.PULL)
-            self._source.rcvhwm = HIDDEN_LINK_DEPTH
-            self._source.bind(config.hidden_in_address)
-        if config.hidden_out_address is not None:
-            self._target = context.socket(zmq.PUSH)
-            self._target.sndhwm = HIDDEN_LINK_DEPTH
-            self._target.linger = 0
-            self._target.connect(config.hidden_out_address)
+        self._source, self._target = open_hidden_sockets(context, config)
 
     def send(self, hidden: torch.Tensor, sequence: int) -> None:
         assert self._target is not None, "the last stage has nobody to send to"
-        payload = hidden.detach().contiguous().cpu().view(torch.uint8).numpy().data
-        self._target.send_multipart([_SEQUENCE.pack(sequence), payload], copy=False)
+        payload = hidden.detach().contiguous().view(torch.uint8).numpy().data
+        self._target.send_multipart([SEQUENCE.pack(sequence), payload], copy=False)
+
+    def has_arrived(self) -> bool:
+        assert self._source is not None, "the first stage has nobody to receive from"
+        return bool(self._source.poll(0))
 
     def receive(self, num_tokens: int, sequence: int) -> torch.Tensor:
         assert self._source is not None, "the first stage has nobody to receive from"
         header, payload = self._source.recv_multipart(copy=False)
         hidden = torch.empty(num_tokens, self._hidden_size, dtype=self._dtype)
         target = hidden.view(torch.uint8).numpy().reshape(-1).data
-        (arrived,) = _SEQUENCE.unpack(header.bytes)
-        if arrived != sequence or len(payload.buffer) != len(target):
-            raise InvariantError(
-                f"hidden states of message {arrived} ({len(payload.buffer)} bytes) arrived where "
-                f"message {sequence} ({len(target)} bytes) was expected"
-            )
+        (arrived,) = SEQUENCE.unpack(header.bytes)
+        refuse_other_message(arrived, len(payload.buffer), sequence, len(target))
         target[:] = payload.buffer
-        return hidden.to(self._device)
+        return hidden
 
     def close(self) -> None:
         for socket in (self._source, self._target):

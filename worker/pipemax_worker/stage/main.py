@@ -32,6 +32,7 @@ from pipemax_worker.stage.channel import ActivationChannel, ZmqChannel
 from pipemax_worker.stage.device_tokens import DeviceTokens
 from pipemax_worker.stage.feedback import FeedbackReceiver, FeedbackSender
 from pipemax_worker.stage.gpu_loss import is_gpu_loss
+from pipemax_worker.stage.host_channel import HostChannel, cuda_copies
 from pipemax_worker.stage.inbox import ZmqContext, ZmqInbox
 from pipemax_worker.stage.kv.device import KV_DTYPES, DeviceKVCache
 from pipemax_worker.stage.kv.host import HostKVCache
@@ -247,6 +248,9 @@ def _connect_channel(
 ) -> ActivationChannel:
     if config.rendezvous is not None and config.num_stages > 1:
         return NcclChannel(config, model_config.hidden_size)
+    device = torch.device(config.device)
+    if device.type == "cuda":
+        return HostChannel(context, config, model_config.hidden_size, cuda_copies(device))
     return ZmqChannel(context, config, model_config.hidden_size)
 
 

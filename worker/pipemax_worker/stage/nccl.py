@@ -20,8 +20,6 @@ class NcclChannel:
     peer-to-peer need no setting here: NCCL goes through shared host memory by itself.
     """
 
-    blocks_host = False
-
     def __init__(self, config: StageConfig, hidden_size: int) -> None:
         self._stage, self._num_stages = config.stage, config.num_stages
         self._dtype = getattr(torch, config.dtype)
@@ -42,6 +40,9 @@ class NcclChannel:
         work = dist.isend(hidden, self._stage + 1)
         assert work is not None
         self._sent.append((work, hidden))
+
+    def has_arrived(self) -> bool:
+        return True  # the device waits
 
     def receive(self, num_tokens: int, sequence: int) -> torch.Tensor:
         hidden = torch.empty(num_tokens, self._hidden_size, dtype=self._dtype, device=self._device)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,8 +26,8 @@ from pipemax_worker.contract.messages import (
     StageReport,
     StepOutput,
 )
-from pipemax_worker.contract.transfers import pack_int32, unpack_int32
-from pipemax_worker.stage.batch import Batch, build_batch
+from pipemax_worker.contract.transfers import pack_int32
+from pipemax_worker.stage.batch import Batch, build_batch, written_slots
 from pipemax_worker.stage.channel import ActivationChannel
 from pipemax_worker.stage.device_tokens import DeviceTokens
 from pipemax_worker.stage.feedback import FeedbackReceiver, fed_back
@@ -164,8 +164,7 @@ class StageRunner:
         self._wait_for_copies(step.scheduled)
         timer.copies_landed()
         if self._tokens is None:
-            if self._channel.blocks_host:
-                self._finish_all()  # the first stage may wait for their tokens before it sends
+            self._finish_until_input_arrives()
             timer.inputs_known()
             entering = self._channel.receive(batch.num_tokens, step.sequence)
         else:
@@ -179,6 +178,14 @@ class StageRunner:
             self._sample(self._sampler, launched, batch.sample_ids, leaving)
         timer.computed()
 
+    def _finish_until_input_arrives(self) -> None:
+        """The first stage may wait for the tokens of launched steps before it sends."""
+        while self._launched and not self._channel.has_arrived():
+            if self._launched[0].is_done:
+                self._finish_first()
+            else:
+                time.sleep(POLL_SECONDS)
+
     def _new_timer(self) -> StepTimer:
         if self._device.type != "cuda":
             return HostTimer()
@@ -186,7 +193,7 @@ class StageRunner:
         return self._last_timer
 
     def _wait_for_copies(self, scheduled: Sequence[ScheduledRequest]) -> None:
-        self._mover.wait_for_readers(_written_slots(scheduled, self._block_tokens))
+        self._mover.wait_for_readers(written_slots(scheduled, self._block_tokens))
         self._mover.wait_before_launch(self._loads_in_flight)
         self._loads_in_flight.clear()
 
@@ -289,10 +296,3 @@ class StageRunner:
         if copies:
             report = StageReport(self._last_sequence, self._stage, 0, 0.0, 0.0, 0.0, copies)
             self._send_event(report)
-
-
-def _written_slots(scheduled: Sequence[ScheduledRequest], block_tokens: int) -> Iterator[int]:
-    """Device slots that the new tokens go to. Lazy: needed only while stores are under way."""
-    for row in scheduled:
-        first_block = row.num_computed_tokens // block_tokens
-        yield from unpack_int32(row.device_slots[4 * first_block :])

@@ -43,9 +43,10 @@ NUM_STEPS = 9
 class NoChannel:
     """A single stage has no neighbours."""
 
-    blocks_host = True
-
     def send(self, hidden: torch.Tensor, sequence: int) -> None:
+        raise AssertionError
+
+    def has_arrived(self) -> bool:
         raise AssertionError
 
     def receive(self, num_tokens: int, sequence: int) -> torch.Tensor:
