@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -26,25 +25,25 @@ SPEC = {
 # The host name of a pod is what its worker's name in the ledger begins with; the machine's boot is
 # another one too, so that no worker here can tell whether another one's process lives.
 AS_POD = """\
-import socket, sys
+import socket
 from pipemax_worker.dataset import workers
 socket.gethostname = lambda: {name!r}
 workers._boot_id = lambda: {name!r}
-from pipemax_worker.cli.main import main
-sys.exit(main(sys.argv[1:]))
 """
 
 
 class Pod(RunningJob):
     """The worker of one index."""
 
-    def __init__(self, job: JobFolder, index: int) -> None:
-        super().__init__(job, program=("-c", AS_POD.format(name=f"job{index}")))
+    def __init__(self, job: JobFolder, index: int, num_tokens: int = 0) -> None:
+        """``num_tokens``: it waits when it has generated so many."""
+        hold = "tokens" if num_tokens else ""
+        prelude = AS_POD.format(name=f"job{index}")
+        super().__init__(job, prelude=prelude, hold=hold, at=num_tokens)
+        self._num_tokens = num_tokens
 
-    def wait_for_tokens(self, number: int) -> None:
-        """Until it has generated so many itself, and the job goes on."""
-        while self.progress()["tokens"]["generated"] < number:
-            time.sleep(0.02)
+    def wait_until_it_waits(self) -> None:
+        self.wait_for_tokens(self._num_tokens)
         assert self.progress()["requests"]["inFlight"] > 0
 
     def finish(self) -> None:
@@ -106,8 +105,8 @@ def test_another_index_goes_on_where_one_was_stopped(
 ) -> None:
     """At once: it does not wait until the other one has been silent for a minute, nor does it take
     ranges of its own first. Nothing is computed twice."""
-    with Pod(parking_job, 0) as first:
-        first.wait_for_tokens(200)
+    with Pod(parking_job, 0, 200) as first:
+        first.wait_until_it_waits()
         stop(first)
     assert parked_by(parking_job) == {"job0"}
     with Pod(parking_job, 1) as second:
@@ -124,12 +123,16 @@ def test_two_sets_and_the_indexes_exchanged(
 ) -> None:
     """Two workers have parked in one folder. Two others take up one set each, whosever it was, and
     the end of the job leaves nothing."""
-    with Pod(parking_job, 0) as first, Pod(parking_job, 1) as second:
-        first.wait_for_tokens(40)
-        second.wait_for_tokens(40)
+    with Pod(parking_job, 0, 40) as first, Pod(parking_job, 1, 40) as second:
+        first.wait_until_it_waits()
+        second.wait_until_it_waits()
         stop(first, second)
     assert parked_by(parking_job) == {"job0", "job1"}
-    with Pod(parking_job, 2) as third, Pod(parking_job, 3) as fourth:
+    with Pod(parking_job, 2, 1) as third, Pod(parking_job, 3, 1) as fourth:
+        for pod in (third, fourth):  # else the first to come could end the job alone
+            pod.wait_until_it_waits()
+        for pod in (third, fourth):
+            pod.release()
         third.finish()
         fourth.finish()
     assert third.num_taken_up > 0, third.said

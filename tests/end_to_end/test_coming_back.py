@@ -167,7 +167,7 @@ def test_a_retry_that_is_killed_goes_on(job: JobFolder, arguments: list[str]) ->
     first = texts_of(job)
     assert len(first) == 30
     job.write({"engine.maxNumRequests": 2, "engine.lookAhead": 8})
-    with RunningJob(job, "--retry-failed") as run:
+    with RunningJob(job, "--retry-failed", hold="requests", at=40) as run:
         run.wait_for_requests(40)
         run.process.kill()
         assert run.end() == -signal.SIGKILL

@@ -175,17 +175,20 @@ def counter(run: RunningJob, name: str) -> float:
 def test_a_stage_killed_at_any_time_costs_no_answer(
     long_job: JobFolder, long_answers: dict[str, str], number: int
 ) -> None:
-    with RunningJob(long_job) as run:
+    point = "requests" if number else "restarts"
+    with RunningJob(long_job, hold=point, at=number or 1) as run:
         run.wait_for_requests(number)
         while not (stages := run.stage_ids()):
             time.sleep(0.01)
         before = counter(run, "pipemax_tokens_total")
         os.kill(stages[number % len(stages)], signal.SIGKILL)
+        run.hold("restarts", 1)
         while counter(run, "pipemax_pipeline_restarts_total") < 1:
             assert run.process.poll() is None
             time.sleep(0.01)
         assert counter(run, "pipemax_tokens_total") >= before
         assert run.progress()["pipelineRestarts"] == 1
+        run.release()
         assert run.end() == 0, run.said
         run.wait_until_gone()
     assert "is started again" in "".join(run.said)
@@ -197,9 +200,10 @@ def test_a_stage_that_is_stopped_from_outside_is_replaced(
     long_job: JobFolder, long_answers: dict[str, str]
 ) -> None:
     long_job.write(SPEC | SLOW | LONG | {"engine.stepTimeout": "6s"})
-    with RunningJob(long_job) as run:
+    with RunningJob(long_job, hold="requests", at=5) as run:
         run.wait_for_requests(5)
         os.kill(run.stage_ids()[1], signal.SIGSTOP)
+        run.release()
         assert run.end() == 0, run.said
         run.wait_until_gone()
     assert "hangs: 6 s without an answer" in "".join(run.said)
@@ -210,11 +214,12 @@ def test_a_stage_that_is_stopped_from_outside_is_replaced(
 def test_all_stages_and_their_fork_server_killed_at_once(
     long_job: JobFolder, long_answers: dict[str, str]
 ) -> None:
-    with RunningJob(long_job) as run:
+    with RunningJob(long_job, hold="requests", at=5) as run:
         run.wait_for_requests(5)
         for process_id in run.process_ids():
             if process_id != run.driver_id:
                 os.kill(process_id, signal.SIGKILL)
+        run.release()
         assert run.end() == 0, run.said
         run.wait_until_gone()
     found = {name: answer_text(record) for name, record in long_job.by_id().items()}

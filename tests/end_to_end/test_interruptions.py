@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from kit.jobs import JobFolder, text_lines
 from kit.processes import RunningJob
+from pipemax_worker.runner.job_run import JobRun
 
 NUM_FILES = 10
 LINES_PER_FILE = 12
+IN_THE_MIDDLE = 2 * 40 * 5 + 30
+"""Tokens: of two answers at a time, of 40 tokens each."""
 SLOW = {"engine.maxNumRequests": 2, "engine.lookAhead": 16}
 """Two requests at a time: there is time to break into it. Not part of what the text depends on."""
 
@@ -51,8 +54,9 @@ def test_sigterm_writes_what_is_done_and_the_next_run_goes_on(long_job: JobFolde
             "parallelism.stagesPerNode": 2,
         }
     )
-    with RunningJob(long_job) as run:
-        progress = run.wait_for_requests(10)
+    # In the middle of two answers: else there is nothing to park.
+    with RunningJob(long_job, hold="tokens", at=IN_THE_MIDDLE) as run:
+        progress = run.wait_for_tokens(IN_THE_MIDDLE)
         assert progress["phase"] == "Running"
         assert 0 < progress["fractionDone"] < 1
         metrics = run.get("metrics").decode()
@@ -72,7 +76,7 @@ def test_sigterm_writes_what_is_done_and_the_next_run_goes_on(long_job: JobFolde
 
 
 def test_sigkill_leaves_no_stage_and_the_next_run_goes_on(long_job: JobFolder) -> None:
-    with RunningJob(long_job) as run:
+    with RunningJob(long_job, hold="requests", at=3 * LINES_PER_FILE) as run:
         run.wait_for_requests(3 * LINES_PER_FILE)
         assert len(run.stage_ids()) == 1
         run.process.kill()
@@ -84,7 +88,7 @@ def test_sigkill_leaves_no_stage_and_the_next_run_goes_on(long_job: JobFolder) -
 
 def test_ctrl_c_while_the_stages_start(long_job: JobFolder) -> None:
     """The terminal sends SIGINT to the stages too; they leave it to the driver."""
-    with RunningJob(long_job) as run:
+    with RunningJob(long_job, hold="loading") as run:
         assert run.progress()["phase"] == "Starting"
         for process_id in run.process_ids():
             os.kill(process_id, signal.SIGINT)
@@ -94,8 +98,12 @@ def test_ctrl_c_while_the_stages_start(long_job: JobFolder) -> None:
 
 
 def test_the_deadline_keeps_what_is_done(
-    long_job: JobFolder, capsys: pytest.CaptureFixture[str]
+    long_job: JobFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By a clock that stands still until some requests are done."""
+    monkeypatch.setattr(
+        JobRun, "_elapsed_seconds", lambda run: 1.5 if run._counts.num_records >= 5 else 0.0
+    )
     long_job.write(SLOW | {"deadline": 1, "sampling": {"temperature": 0, "maxTokens": 40}})
     assert long_job.run("--quiet") == 75
     assert "spec.deadline: 1 s have passed" in capsys.readouterr().err

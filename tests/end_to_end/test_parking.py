@@ -147,7 +147,7 @@ def test_several_choices_of_a_line(
 def test_ctrl_c_in_a_process_of_its_own(
     parking_job: JobFolder, expected: Answers, capsys: Capture
 ) -> None:
-    with RunningJob(parking_job) as run:
+    with RunningJob(parking_job, hold="requests", at=5) as run:
         run.wait_for_requests(5)
         for process_id in run.process_ids():
             os.kill(process_id, signal.SIGINT)  # as a terminal does it
@@ -161,7 +161,7 @@ def test_a_stop_while_the_next_run_loads_leaves_all_as_it_was(
     parking_job: JobFolder, expected: Answers, capsys: Capture
 ) -> None:
     stopped = run_and_stop(parking_job, capsys, 5)
-    with RunningJob(parking_job) as run:
+    with RunningJob(parking_job, hold="loading") as run:
         assert run.progress()["phase"] == "Starting"
         run.process.send_signal(signal.SIGTERM)
         assert run.end() == 75
@@ -258,7 +258,7 @@ def test_a_grace_that_is_too_short_for_all(
     """A slow disk: what it can take in time is parked, the outputs of all others are kept."""
     use_stages(monkeypatch, "kit.faulty_nvme:main_slow")
     monkeypatch.setattr("pipemax_worker.engine.parking.FIRST_BATCH_BYTES", 1)
-    write_job(parking_job, {"gracePeriodSeconds": 4, "engine.maxNumRequests": 16})
+    write_job(parking_job, {"gracePeriodSeconds": 10, "engine.maxNumRequests": 16})
     stopped = run_and_stop(parking_job, capsys, 4)
     assert stopped.exit_code == 75
     kept = [entry["progress"] for entry in park_index(parking_job)["entries"]]
@@ -297,7 +297,7 @@ def test_a_kill_in_the_middle_of_parking(
     parking_job: JobFolder, expected: Answers, capsys: Capture
 ) -> None:
     """As soon as a stage's index is there: nothing counts before ``park.json`` does."""
-    with RunningJob(parking_job) as run:
+    with RunningJob(parking_job, hold="requests", at=10) as run:
         run.wait_for_requests(10)
         folder = park_folder(parking_job)
         run.process.send_signal(signal.SIGTERM)

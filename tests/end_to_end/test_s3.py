@@ -59,9 +59,10 @@ def test_a_server_that_fails_for_a_while_costs_no_record(
     job: JobFolder, store: S3Store, proxy: FaultyProxy
 ) -> None:
     _write(job, store, 8)
-    with RunningJob(job) as run:
+    with RunningJob(job, hold="requests", at=1) as run:
         run.wait_for_requests(1)
         proxy.faults.extend([Fault.LOSE_ANSWER, Fault.UNAVAILABLE, Fault.CUT, None] * 2)
+        run.release()
         assert run.end() == 0
         run.wait_until_gone()
     assert not proxy.faults
@@ -74,9 +75,10 @@ def test_a_server_that_fails_for_good_ends_the_run_and_the_next_one_goes_on(
 ) -> None:
     monkeypatch.setenv("PIPEMAX_STORE_RETRY_SECONDS", "0.5")
     _write(job, store, 2)
-    with RunningJob(job) as run:
+    with RunningJob(job, hold="requests", at=LINES_PER_FILE + 1) as run:
         run.wait_for_requests(LINES_PER_FILE + 1)
         proxy.constant_fault = Fault.LOSE_ANSWER
+        run.release()
         assert run.end() == 74
         said = "".join(run.said)
         assert f"at {proxy.endpoint}: tried" in said

@@ -115,9 +115,10 @@ def test_requests_go_on_after_a_stage_has_died(done: JobFolder, tmp_path: Path) 
     job = JobFolder(tmp_path, done.model_folder)
     write_inputs(job)
     job.write(SPEC | {"engine.maxNumRequests": 4})
-    with RunningJob(job) as running:
+    with RunningJob(job, hold="requests", at=5) as running:
         running.wait_for_requests(5)
         os.kill(running.stage_ids()[-1], signal.SIGKILL)
+        running.release()
         assert running.end() == 0
         running.wait_until_gone()
     assert any("again" in line for line in running.said)
@@ -130,7 +131,7 @@ def test_requests_go_on_after_a_stop(done: JobFolder, tmp_path: Path) -> None:
     write_inputs(job)
     nvme = {"hostPath": str(tmp_path / "nvme"), "size": "8Mi"}
     job.write(SPEC | {"engine.maxNumRequests": 4, "kvCache.nvme": nvme})
-    with RunningJob(job) as running:
+    with RunningJob(job, hold="requests", at=5) as running:
         running.wait_for_requests(5)
         running.process.send_signal(signal.SIGTERM)
         assert running.end() == 75
@@ -143,7 +144,7 @@ def test_a_killed_driver_leaves_no_compiler_behind(done: JobFolder, tmp_path: Pa
     job = JobFolder(tmp_path, done.model_folder)
     write_inputs(job)
     job.write(SPEC | {"engine.maxNumRequests": 1})
-    with RunningJob(job) as running:
+    with RunningJob(job, hold="requests", at=1) as running:
         running.wait_for_requests(1)
         running.process.kill()
         assert running.end() == -signal.SIGKILL

@@ -20,7 +20,7 @@ def test_a_real_worker_in_a_frame(job: JobFolder) -> None:
             "parallelism.stagesPerNode": 2,
         }
     )
-    with RunningJob(job) as run:
+    with RunningJob(job, hold="requests", at=4) as run:
         run.wait_for_requests(4)
         command = [sys.executable, "-m", "pipemax_worker.cli.main", "top", "--once", run.url]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)

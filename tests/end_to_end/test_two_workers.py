@@ -52,7 +52,7 @@ def test_whoever_comes_later_takes_over_from_one_that_was_killed(
     shared_job: JobFolder, expected: dict[str, str]
 ) -> None:
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(RunningJob(shared_job))
+        first = stack.enter_context(RunningJob(shared_job, hold="requests", at=3))
         first.wait_for_requests(3)
         second = stack.enter_context(RunningJob(shared_job))
         second.progress()  # it is on its way; whether it has a range by now is left to chance

@@ -11,7 +11,7 @@ from pipemax_worker.stage.kv.nvme import NVMeKVFile, SlotBuffers
 EVERY = 3
 """One slot in so many goes bad, in turn: recomputed KV must have a chance to come back whole."""
 
-SECONDS_PER_SLOT = 0.6
+SECONDS_PER_SLOT = 1.2
 """Of a slow disk."""
 
 

@@ -11,28 +11,44 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kit.held_run import HOLD_VARIABLE
 from kit.jobs import JobFolder
 
 MARK = "PIPEMAX_TEST_MARK"
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 240.0
+TESTS = Path(__file__).parents[1]
+
+_PROGRAM = """\
+import sys
+{prelude}
+sys.path.append({tests!r})
+from kit.held_run import run
+sys.exit(run(sys.argv[1:]))
+"""
 
 
 class RunningJob:
     """A run with its HTTP port; ends with the block. Its processes carry a mark of their own."""
 
     def __init__(
-        self,
-        job: JobFolder,
-        *arguments: str,
-        program: Sequence[str] = ("-m", "pipemax_worker.cli.main"),
+        self, job: JobFolder, *arguments: str, prelude: str = "", hold: str = "", at: int = 0
     ) -> None:
-        """``program``: what Python is told to run."""
+        """``prelude``: Python that the run begins with. ``hold`` and ``at``: where it waits for the
+        test, see ``held_run``."""
         self.mark = uuid.uuid4().hex
-        environment = {**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1"}
+        self._hold_file = job.folder / f"hold-{self.mark}"
+        if hold:
+            self.hold(hold, at)
+        environment = {
+            **os.environ,
+            **{MARK: self.mark, "OMP_NUM_THREADS": "1", HOLD_VARIABLE: str(self._hold_file)},
+        }
+        program = ["-m", "pipemax_worker.cli.main"]
+        if hold or prelude:
+            program = ["-c", _PROGRAM.format(prelude=prelude, tests=str(TESTS))]
         command = [sys.executable, *program, "run", str(job.job_file)]
         self.process = subprocess.Popen(
             [*command, "--port", "0", *arguments],
@@ -48,11 +64,22 @@ class RunningJob:
     def __enter__(self) -> RunningJob:
         return self
 
+    def hold(self, point: str, at: int = 0) -> None:
+        """Wait there, and no longer where it waits now."""
+        partial = self._hold_file.with_suffix(".partial")
+        partial.write_text(json.dumps({point: at}), encoding="utf-8")
+        partial.rename(self._hold_file)
+
+    def release(self) -> None:
+        """Go on, and wait nowhere."""
+        self._hold_file.unlink(missing_ok=True)
+
     def __exit__(self, *_: object) -> None:
         for process_id in self.process_ids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process_id, signal.SIGKILL)
         self.process.communicate()
+        self.release()
 
     @property
     def url(self) -> str:
@@ -76,15 +103,22 @@ class RunningJob:
         return found
 
     def wait_for_requests(self, number: int) -> dict[str, Any]:
-        """Until so many have a record, and the run still goes on."""
+        """Until so many have a record. A run that is to go on by then waits there itself."""
+        return self._wait_for("requests", "done", number)
+
+    def wait_for_tokens(self, number: int) -> dict[str, Any]:
+        """Until it has generated so many itself."""
+        return self._wait_for("tokens", "generated", number)
+
+    def _wait_for(self, group: str, name: str, number: int) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             progress = self.progress()
-            if progress["requests"]["done"] >= number:
+            if progress[group][name] >= number:
                 assert self.process.poll() is None
                 return progress
             time.sleep(0.02)
-        raise AssertionError(f"not {number} requests after {PATIENCE_SECONDS} s")
+        raise AssertionError(f"not {number} {group} {name} after {PATIENCE_SECONDS} s")
 
     def end(self) -> int:
         """Wait for the end; the exit code. ``said`` holds all of stderr then, ``printed`` all of

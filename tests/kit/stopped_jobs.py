@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
 import subprocess
-import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from kit.jobs import JobFolder
-from kit.ports import free_port
 from pipemax_worker.pipeline.executor import PipelineExecutor
-
-PATIENCE_SECONDS = 120.0
+from pipemax_worker.runner import job_run
+from pipemax_worker.runner.job_run import JobRun
 
 
 class Run:
@@ -61,31 +55,27 @@ def run_and_stop(
     num_records: int,
     before: Callable[[], object] = lambda: None,
 ) -> Run:
-    """SIGTERM comes once so many requests have a record; ``before`` is called just before it."""
-    port = free_port()
+    """SIGTERM comes once so many requests have a record; ``before`` is called just before it.
 
-    def stop() -> None:
-        wait_for_records(port, num_records)
-        before()
-        os.kill(os.getpid(), signal.SIGTERM)
+    From within, after the step that brought the last of them: who watches from outside may be late
+    by more than the run has left.
+    """
+    publish = JobRun.publish
+    stops: list[int] = []
 
-    watcher = threading.Thread(target=stop)
-    watcher.start()
-    try:
-        return Run(job, capsys, "--port", str(port))
-    finally:
-        watcher.join()
+    def publish_and_stop(run: JobRun, phase: str) -> None:
+        publish(run, phase)
+        if not stops and phase == "Running" and run.snapshot.num_done >= num_records:
+            stops.append(run.snapshot.num_done)
+            before()
+            os.kill(os.getpid(), signal.SIGTERM)
 
-
-def wait_for_records(port: int, number: int) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            page = urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=30).read()
-            if json.loads(page)["requests"]["done"] >= number:
-                return
-        time.sleep(0.005)
-    raise AssertionError(f"not {number} records after {PATIENCE_SECONDS} s")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job_run, "PUBLISH_INTERVAL_SECONDS", 0.0)
+        patch.setattr(JobRun, "publish", publish_and_stop)
+        stopped = Run(job, capsys)
+    assert stops, f"no {num_records} records: {stopped.said}"
+    return stopped
 
 
 def use_stages(monkeypatch: pytest.MonkeyPatch, entry_point: str) -> None:
