@@ -13,7 +13,7 @@ from pipemax_worker.dataset.s3_probe import prove_conditional_writes
 from pipemax_worker.dataset.s3_store import open_s3
 from pipemax_worker.errors import OutputError
 
-_FAST = RetryPolicy(max_seconds=20.0, first_delay_seconds=0.001, max_delay_seconds=0.01)
+_FAST = RetryPolicy(max_seconds=60.0, first_delay_seconds=0.001, max_delay_seconds=0.01)
 
 
 class LookingFirstStore(MemoryStore):

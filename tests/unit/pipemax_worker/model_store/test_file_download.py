@@ -21,7 +21,7 @@ from pipemax_worker.model_store.progress import DownloadMeter, DownloadProgress
 from pipemax_worker.model_store.source import SourceUnavailableError
 
 CONTENT = bytes(range(256)) * 40
-EAGER = RetryPolicy(max_seconds=5, first_delay_seconds=0.0)
+EAGER = RetryPolicy(max_seconds=60, first_delay_seconds=0.0)
 
 
 class Attempt:

@@ -1,6 +1,7 @@
 """The five steps of a message on one stage, with real tiers and a scripted neighbourhood."""
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -230,7 +231,13 @@ def test_loads_of_earlier_messages_have_landed_before_a_forward(
 
     stage.during_forward = check
     timer = threading.Timer(0.05, opened.set)
-    timer.start()
+    wait = stage.mover.wait_before_launch
+
+    def wait_for_what_takes_a_while(loads: Sequence[int]) -> None:
+        timer.start()
+        wait(loads)
+
+    monkeypatch.setattr(stage.mover, "wait_before_launch", wait_for_what_takes_a_while)
     stage.runner.run_one(message(2, row(1, 0, [5], [4])))
     timer.join()
     assert stage.reports[-1].stall_seconds > 0.01
