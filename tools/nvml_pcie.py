@@ -148,33 +148,47 @@ class PacketOverhead:
         return PcieBytes(loaded, stored)
 
 
-def copy_plainly(direction: str, seconds: float) -> tuple[float, float]:
-    """Bytes and seconds of plain copies ``in`` or ``out`` on the first GPU, by another process."""
-    command = [sys.executable, str(COPIES), direction, f"{seconds}"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdout.readline()  # it is ready
-    process.stdin.close()
-    words = process.stdout.readline().split()
-    if process.wait() != 0 or len(words) != 2:
-        raise ValueError(
-            f"{COPIES.name} {direction} has failed with exit code {process.returncode}"
+class PlainCopies:
+    """Another process that copies ``in`` or ``out`` on the first GPU; it is ready, and waits."""
+
+    def __init__(self, direction: str, seconds: float) -> None:
+        self._name = f"{COPIES.name} {direction}"
+        command = [sys.executable, str(COPIES), direction, f"{seconds}"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-    return float(words[0]), float(words[1])
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+
+    def run(self) -> tuple[float, float]:
+        """Bytes and seconds. Raises ValueError if it fails."""
+        told, _ = self._process.communicate("")
+        words = told.split()
+        if self._process.returncode != 0 or len(words) != 2:
+            raise ValueError(f"{self._name} ended with exit code {self._process.returncode}")
+        return float(words[0]), float(words[1])
+
+
+StartCopies = Callable[[str, float], Callable[[], tuple[float, float]]]
+"""Direction and seconds: what runs the copies, once it is ready to."""
+
+
+def start_plain_copies(direction: str, seconds: float) -> Callable[[], tuple[float, float]]:
+    return PlainCopies(direction, seconds).run
 
 
 def calibrate(
-    nvml: Any, uuid: str, copy: Callable[[str, float], tuple[float, float]] = copy_plainly
+    nvml: Any, uuid: str, start_copies: StartCopies = start_plain_copies
 ) -> PacketOverhead:
-    """By plain copies in and then out. ``copy``: bytes moved and the seconds they took."""
+    """By plain copies in and then out; nothing is counted until they are ready."""
 
     def count(direction: str) -> PcieBytes:
+        run_copies = start_copies(direction, CALIBRATION_SECONDS)
         num_bytes = seconds = 0.0
 
         def work() -> float:
             nonlocal num_bytes, seconds
-            num_bytes, seconds = copy(direction, CALIBRATION_SECONDS)
+            num_bytes, seconds = run_copies()
             return seconds
 
         counted, _ = measure_pcie(nvml, [uuid], work)

@@ -19,6 +19,7 @@ PARTS: tuple[Part, ...] = (
     speeds.DETECT,
     policies.PREDICT,
     policies.MEASURE,
+    policies.QUARTERS_PART,
     checks.TRANSFORMERS,
     checks.STOP_RESUME,
     *steps.STEPS[2:],

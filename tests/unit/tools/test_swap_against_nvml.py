@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pynvml
 import pytest
 from kit.fake_nvml import FakeGpu, FakeNvml, nvml_of
 from kit.progress import STATISTICS
-from nvml_pcie import PacketOverhead, PcieBytes, calibrate, measure_pcie
+from nvml_pcie import PacketOverhead, PcieBytes, calibrate, measure_pcie, start_plain_copies
 from swap_against_nvml import Comparison, compare, swapped
 
 RX, TX = pynvml.NVML_PCIE_UTIL_RX_BYTES, pynvml.NVML_PCIE_UTIL_TX_BYTES
@@ -68,19 +70,38 @@ def test_plain_copies_show_what_packets_take() -> None:
     gpu = FakeGpu("GPU-a", pcie_bytes={RX_BYTES: 0, TX_BYTES: 0})
     counts = {"in": (1.1, 0.1), "out": (0.02, 1.2)}
 
-    def copy(direction: str, seconds: float) -> tuple[float, float]:
-        received, sent = counts[direction]
-        gpu.pcie_bytes[RX_BYTES] += int(received * 1e9)
-        gpu.pcie_bytes[TX_BYTES] += int(sent * 1e9)
-        return 1e9, seconds
+    def start(direction: str, seconds: float) -> Callable[[], tuple[float, float]]:
+        gpu.pcie_bytes[RX_BYTES] += 10**9  # what starting moves is no copy
+
+        def run() -> tuple[float, float]:
+            received, sent = counts[direction]
+            gpu.pcie_bytes[RX_BYTES] += int(received * 1e9)
+            gpu.pcie_bytes[TX_BYTES] += int(sent * 1e9)
+            return 1e9, seconds
+
+        return run
 
     with nvml_of(FakeNvml(gpu)) as nvml:
-        overhead = calibrate(nvml, gpu.uuid, copy)
+        overhead = calibrate(nvml, gpu.uuid, start)
     assert overhead.per_loaded == PcieBytes(pytest.approx(1.1), pytest.approx(0.1))
     assert overhead.per_stored == PcieBytes(pytest.approx(0.02), pytest.approx(1.2))
     # 30 loaded and 5 stored are 33.1 received and 9 sent: the stores would seem 45 % off.
     moved = overhead.moved(PcieBytes(33.1, 9.0))
     assert (moved.received, moved.sent) == (pytest.approx(30.0), pytest.approx(5.0))
+
+
+def test_the_copying_process_waits_until_it_is_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "copies.py"
+    program.write_text(
+        "import sys\nprint('ready', flush=True)\nsys.stdin.read()\n"
+        "print(*(('512', sys.argv[2]) if sys.argv[1] == 'in' else ()))\n"
+    )
+    monkeypatch.setattr("nvml_pcie.COPIES", program)
+    assert start_plain_copies("in", 4.0)() == (512.0, 4.0)
+    with pytest.raises(ValueError, match=r"copies.py out ended with exit code 0"):
+        start_plain_copies("out", 4.0)()
 
 
 def test_counts_that_tell_nothing_apart() -> None:
