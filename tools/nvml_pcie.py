@@ -89,7 +89,9 @@ class ThroughputSamples:
 
     def _sample(self) -> None:
         nvml = self.nvml
-        while not self._ended.is_set():
+        is_first = True  # one is taken however short the work was
+        while is_first or not self._ended.is_set():
+            is_first = False
             try:
                 received, sent = (
                     nvml.nvmlDeviceGetPcieThroughput(self.handle, direction)

@@ -88,6 +88,16 @@ def test_another_upload_is_another_version(store: S3Store, settings: FetchSettin
     assert fetch_model(model_of(store), offline) == second
 
 
+class FailingProxy(FaultyProxy):
+    """Its server fails from the fourth request for weights on, until it ``is_well``."""
+
+    is_well = False
+
+    def fault_for(self, method: str, path: str) -> Fault | None:
+        fault = super().fault_for(method, path)
+        return Fault.UNAVAILABLE if weights_read(self) > 3 and not self.is_well else fault
+
+
 def test_a_kill_in_the_middle_costs_nothing_that_was_fetched(
     store: S3Store, settings: FetchSettings, s3_server: S3Server
 ) -> None:
@@ -95,20 +105,19 @@ def test_a_kill_in_the_middle_costs_nothing_that_was_fetched(
     weights = os.urandom(6 * s3._RANGE_BYTES)
     store.put("model.safetensors", weights)
     assert settings.cache_folder is not None
-    with FaultyProxy(s3_server.endpoint) as proxy:
+    with FailingProxy(s3_server.endpoint) as proxy:
         watched = through(proxy, settings, PIPEMAX_STORE_RETRY_SECONDS="600")
         process = FetchingProcess(model_of(store), settings.cache_folder, watched.environment)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while weights_read(proxy) < 3:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        proxy.constant_fault = Fault.UNAVAILABLE
         [partial] = settings.cache_folder.glob("*/*/*/model.safetensors.partial")
         while partial.stat().st_size < 2 * s3._RANGE_BYTES:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.kill()
-        proxy.constant_fault = None
+        proxy.is_well = True
         kept_bytes = partial.stat().st_size
         assert kept_bytes % s3._RANGE_BYTES == 0
         proxy.requests.clear()

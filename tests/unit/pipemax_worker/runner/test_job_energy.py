@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from functools import partial
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kit.fake_run import FakeSessions
@@ -31,10 +31,23 @@ SAMPLER = (sys.executable, str(Path(__file__).parents[3] / "kit" / "fake_nvml_sa
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch, sessions: FakeSessions) -> FakeSessions:
-    """Runs of this test hold two GPUs that draw 100 W each, and take some tenths of a second."""
+    """Runs of this test hold two GPUs that draw 100 W each, and begin when that was measured for
+    some tenths of a second."""
+    meters: list[EnergyMeter] = []
+
+    def make_meter(*arguments: Any) -> EnergyMeter:
+        meters.append(EnergyMeter(*arguments, sampler=SAMPLER))
+        return meters[-1]
+
+    def wait_for_readings(_: object) -> None:
+        end = time.monotonic() + 60
+        while meters[-1].totals().gpu_seconds < 1.5:
+            assert time.monotonic() < end, "the sampler says nothing"
+            time.sleep(0.01)
+
     monkeypatch.setattr(run_module, "find_stage_gpus", lambda _: ("GPU-a", "GPU-b"))
-    monkeypatch.setattr(run_module, "EnergyMeter", partial(EnergyMeter, sampler=SAMPLER))
-    sessions.on_open = lambda _: time.sleep(0.8)
+    monkeypatch.setattr(run_module, "EnergyMeter", make_meter)
+    sessions.on_open = wait_for_readings
     return sessions
 
 
@@ -91,7 +104,7 @@ def test_a_picture_has_this_runs_power_and_the_whole_jobs_energy(
     EnergyNote(store, "other").write(EnergyTotals(1000.0, 50.0))
     meter = EnergyMeter(("GPU-a",), MonotonicClock(), lambda _: None, SAMPLER)
     with meter, JobEnergy(meter, store, "this") as energy:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while not (shown := energy.add_to(SNAPSHOT)).energy.joules and time.monotonic() < end:
             time.sleep(0.01)
         assert shown.power_watts == 100.0

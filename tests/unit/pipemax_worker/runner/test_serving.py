@@ -14,7 +14,7 @@ from pipemax_worker.runner.serving import Served, serve_telemetry
 
 
 def get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         body: bytes = answer.read()
         return body
 

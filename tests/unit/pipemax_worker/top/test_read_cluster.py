@@ -82,11 +82,12 @@ def test_a_cluster_without_pipemax_and_one_that_is_silent(
     fake.fail(JOBS, 'error: the server doesn\'t have a resource type "inferencejobs"\n')
     with pytest.raises(UnreachableError, match="doesn't have a resource type"):
         read_cluster(Kubectl(), None)
-    monkeypatch.setattr(kubectl_module, "TIMEOUT_SECONDS", 0.2)
     (fake.folder / "slow").write_text("#!/bin/sh\nexec sleep 60\n")
     (fake.folder / "slow").chmod(0o755)
-    with pytest.raises(UnreachableError, match="has not answered for 0 s"):
-        Kubectl(program="slow").run("get")
+    with monkeypatch.context() as impatient:
+        impatient.setattr(kubectl_module, "TIMEOUT_SECONDS", 0.2)
+        with pytest.raises(UnreachableError, match="has not answered for 0 s"):
+            Kubectl(program="slow").run("get")
     (fake.folder / "odd").write_text("#!/bin/sh\necho no json\n")
     (fake.folder / "odd").chmod(0o755)
     with pytest.raises(UnreachableError, match="no JSON"):
