@@ -1,4 +1,4 @@
-"""The verbs of the API server that are more than a method: apply, the two merge patches, list."""
+"""The verbs of the API server as the operator uses them: create, apply, merge patches, list."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from pipemax_operator import names
 from pipemax_operator.api_server import ApiServer
 
 Document = dict[str, Any]
+
+
+async def create(api: ApiServer, path: str, document: Document) -> None:
+    """Make one of the collection at ``path``; what has its name stays as it is (ConflictError)."""
+    await api.call("POST", path, document, query=[("fieldManager", names.FIELD_MANAGER)])
 
 
 async def apply(

@@ -1,7 +1,8 @@
 """The sole speaker to the API server, and to the workers' progress pages.
 
 ``Cluster`` is what the reconciler sees; ``KubernetesCluster`` does it over ``kubernetes.aio``.
-Every write is idempotent: server-side apply under one field manager, or a merge patch of one field.
+Every write is idempotent: a create that finds its own work done, server-side apply under one field
+manager, or a merge patch of one field.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import aiohttp
 
 from pipemax_operator import api_verbs, names
 from pipemax_operator.api_server import ApiServer, ConflictError, ForbiddenError
+from pipemax_operator.child_client import ChildClient, batch_job_path
 from pipemax_operator.node_client import NodeClient
+from pipemax_operator.ownership import TakenName
 from pipemax_operator.pod_client import PodClient
 from pipemax_operator.workload_client import WorkloadClient
 
@@ -40,8 +43,9 @@ class Cluster(Protocol):
     async def change_workload(self, namespace: str, name: str, changes: Document) -> None:
         """A merge patch."""
 
-    async def apply(self, document: Document) -> None:
-        """Server-side apply. Raises ForbiddenError, ConflictError."""
+    async def make_child(self, document: Document) -> TakenName | None:
+        """Make it, or bring the job's own up to date; what has its name and is not the job's is
+        left as it is, and returned. Raises ForbiddenError, ConflictError."""
 
     async def change_batch_job(
         self, namespace: str, name: str, changes: Document, resource_version: str = ""
@@ -49,7 +53,8 @@ class Cluster(Protocol):
         """Fields of its spec; None takes one away. With ``resource_version``: raises
         ConflictError if the Job has changed since."""
 
-    async def delete_batch_job(self, namespace: str, name: str) -> None: ...
+    async def delete_batch_job(self, namespace: str, name: str, uid: str) -> None:
+        """The one with that UID. Raises ConflictError for another."""
 
     async def list_warnings(self, namespace: str, pod_uid: str) -> Sequence[Document]:
         """Events about that pod that are warnings; none without the right to read them."""
@@ -83,6 +88,7 @@ class KubernetesCluster:
 
     def __init__(self, api: ApiServer) -> None:
         self._api = api
+        self._children = ChildClient(api)
         self._workloads = WorkloadClient(api)
         self._nodes = NodeClient(api)
         self._pods = PodClient(api)
@@ -97,7 +103,7 @@ class KubernetesCluster:
         return await self._get(_inference_job_path(namespace, name))
 
     async def get_batch_job(self, namespace: str, name: str) -> Document | None:
-        return await self._get(_batch_job_path(namespace, name))
+        return await self._get(batch_job_path(namespace, name))
 
     async def list_pods(self, namespace: str, job_name: str) -> Sequence[Document]:
         path = f"/api/v1/namespaces/{namespace}/pods"
@@ -136,8 +142,8 @@ class KubernetesCluster:
     async def change_workload(self, namespace: str, name: str, changes: Document) -> None:
         await self._workloads.change(namespace, name, changes)
 
-    async def apply(self, document: Document) -> None:
-        await api_verbs.apply(self._api, _path_of(document), document)
+    async def make_child(self, document: Document) -> TakenName | None:
+        return await self._children.make(document)
 
     async def change_batch_job(
         self, namespace: str, name: str, changes: Document, resource_version: str = ""
@@ -145,16 +151,13 @@ class KubernetesCluster:
         body: Document = {"spec": changes}
         if resource_version:
             body["metadata"] = {"resourceVersion": resource_version}
-        await api_verbs.merge(self._api, _batch_job_path(namespace, name), body)
+        await api_verbs.merge(self._api, batch_job_path(namespace, name), body)
 
-    async def delete_batch_job(self, namespace: str, name: str) -> None:
-        body = {"propagationPolicy": "Background"}
-        await self._api.call("DELETE", _batch_job_path(namespace, name), body, missing_is_fine=True)
+    async def delete_batch_job(self, namespace: str, name: str, uid: str) -> None:
+        await self._delete(batch_job_path(namespace, name), uid)
 
     async def delete_inference_job(self, namespace: str, name: str, uid: str) -> None:
-        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
-        path = _inference_job_path(namespace, name)
-        await self._api.call("DELETE", path, body, missing_is_fine=True)
+        await self._delete(_inference_job_path(namespace, name), uid)
 
     async def write_status(
         self, namespace: str, name: str, status: Document, resource_version: str = ""
@@ -178,23 +181,16 @@ class KubernetesCluster:
         with contextlib.suppress(ConflictError):
             await self._api.call("POST", f"/api/v1/namespaces/{namespace}/events", event)
 
+    async def _delete(self, path: str, uid: str) -> None:
+        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        await self._api.call("DELETE", path, body, missing_is_fine=True)
+
     async def _get(self, path: str) -> Document | None:
         return await self._api.call("GET", path, missing_is_fine=True)
 
 
 def _inference_job_path(namespace: str, name: str) -> str:
     return f"/apis/{names.API_VERSION}/namespaces/{namespace}/{names.PLURAL}/{name}"
-
-
-def _batch_job_path(namespace: str, name: str) -> str:
-    return f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
-
-
-def _path_of(document: Document) -> str:
-    namespace, name = document["metadata"]["namespace"], document["metadata"]["name"]
-    if document["kind"] == "Job":
-        return _batch_job_path(namespace, name)
-    return f"/api/v1/namespaces/{namespace}/{document['kind'].lower()}s/{name}"
 
 
 async def gather_progress(

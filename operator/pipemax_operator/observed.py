@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from pipemax_operator.energy import EnergyUsed
+from pipemax_operator.ownership import TakenName
 from pipemax_operator.progress import WorkerProgress as WorkerProgress
 
 DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
@@ -130,6 +131,7 @@ class Observed:
     ``nodes``: None if the operator may not see them, or has no reason to look.
     ``watched_seconds``: pod's UID -> for how long this operator has seen it lost.
     ``gpu_resource``: what stands for one GPU of a node.
+    ``taken``: what has the name of a child and is not the job's; ``job`` is the job's own.
     """
 
     generation: int
@@ -144,3 +146,4 @@ class Observed:
     watched_seconds: Mapping[str, float] = field(default_factory=dict)
     progress: tuple[WorkerProgress, ...] = ()
     gpu_resource: str = DEFAULT_GPU_RESOURCE
+    taken: TakenName | None = None

@@ -11,11 +11,13 @@ from pipemax_worker.job import InferenceJob
 
 from pipemax_operator import kueue
 from pipemax_operator.avoided_nodes import describe as describe_avoided
+from pipemax_operator.conditions import SUSPENDED, parse_time
 from pipemax_operator.gpu_losses import find_avoided
 from pipemax_operator.node_loss import LostPod, find_lost_pods
 from pipemax_operator.node_loss_condition import NODE_LOST, describe, was_replaced
 from pipemax_operator.observed import Observed, ObservedPod
 from pipemax_operator.output_sharing import STORE_NOT_SHARED, find_unshared
+from pipemax_operator.ownership import TakenName
 from pipemax_operator.pod_events import TOLD_BY_EVENTS
 from pipemax_operator.pod_failures import find_failing
 
@@ -35,6 +37,11 @@ STUCK_REASONS = frozenset(
     }
 )
 _PATIENCE = timedelta(seconds=20)
+
+NAME_TAKEN = "NameTaken"
+"""Reason: an object that is not the job's has the name of one of its children."""
+WAITING_FOR_NAME = "WaitingForName"
+"""Reason: it has it for a while longer."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,8 @@ def derive_outcome(job: InferenceJob, observed: Observed, now: datetime) -> Outc
     child = observed.job
     if child is None and job.spec.suspend:
         return _suspended(job, observed)
+    if child is None and observed.taken is not None:
+        return _without_name(job, observed, observed.taken, now)
     if child is None:
         return Outcome("Pending", "Creating", "the child Job is about to be made")
     if child.condition("Complete") is not None or _has_last_word(observed.pods):
@@ -75,6 +84,27 @@ def derive_outcome(job: InferenceJob, observed: Observed, now: datetime) -> Outc
     # It had its start: a lost worker's successor without room waits for that node, or another.
     deadline = math.inf if was_replaced(observed.status) else job.spec.start_deadline
     return _waiting(observed, now, deadline)
+
+
+def _without_name(
+    job: InferenceJob, observed: Observed, taken: TakenName, now: datetime
+) -> Outcome:
+    """A name that gets free by itself is waited for; for another somebody has to act, in the time
+    that a job has to start. One that had its start, and lost its child since, waits."""
+    if taken.is_leaving:
+        return Outcome("Pending", WAITING_FOR_NAME, taken.message)
+    deadline = math.inf if "startTime" in observed.status else job.spec.start_deadline
+    lasting = now - _released_at(observed, now)
+    return _not_started(NAME_TAKEN, taken.message, lasting, deadline)
+
+
+def _released_at(observed: Observed, now: datetime) -> datetime:
+    """Since when the job may run, as far as an operator has seen it: one that is not suspended."""
+    said = observed.status.get("conditions", ())
+    suspended = next((one for one in said if one["type"] == SUSPENDED), None)
+    if suspended is None or suspended["status"] == "True":
+        return now
+    return parse_time(suspended["lastTransitionTime"])
 
 
 def _are_all_alive(lost: Sequence[LostPod], pods: Sequence[ObservedPod]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,11 +20,14 @@ from pipemax_operator.node_loss import LostPod, find_lost_pods, find_replaceable
 from pipemax_operator.node_loss_condition import derive_condition
 from pipemax_operator.observed import Observed, ObservedPod
 from pipemax_operator.outcome import Outcome, derive_outcome
+from pipemax_operator.ownership import TakenName
 from pipemax_operator.settings import OperatorSettings
 from pipemax_operator.status import build_status
 from pipemax_operator.told_events import Event, derive_events
 
 _POLLS_IN_QUEUE = 3
+_QUIET = timedelta(seconds=20)
+_PREDECESSOR_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,12 @@ def plan(
         return Plan()
     if (final := final_condition(observed.status.get("conditions", ()))) is not None:
         return _after_the_end(job, observed, now, final)
+    if _is_about_to_start(observed, now):
+        return Plan(requeue_seconds=_PREDECESSOR_SECONDS)
     owner = Owner(namespace, observed.uid)
     outcome = _find_refusal(job, observed, owner, settings) or derive_outcome(job, observed, now)
+    if observed.job is not None and observed.taken is not None:
+        outcome = _with_old_job_file(outcome, observed.taken)
     lost = find_lost_pods(observed, now)
     replaced = () if outcome.is_final else find_replaceable(job, observed, lost, now)
     said = derive_condition(job, observed, lost, replaced, outcome.is_final)
@@ -82,7 +89,7 @@ def plan(
         apply=() if outcome.is_final else _children(job, observed, owner, settings),
         child_changes=_child_changes(job, observed),
         workload_changes=kueue.workload_changes(job, observed.workload),
-        delete_child=outcome.phase == "Failed" and outcome.is_stuck,
+        delete_child=outcome.phase == "Failed" and outcome.is_stuck and observed.job is not None,
         status=status if status != observed.status else None,
         replace=replaced,
         renew=() if outcome.is_final else find_outdated(observed, review),
@@ -90,6 +97,19 @@ def plan(
         events=tuple(derive_events(job, observed, outcome, said, preflight, review)),
         requeue_seconds=_requeue_seconds(outcome, settings),
     )
+
+
+def _is_about_to_start(observed: Observed, now: datetime) -> bool:
+    """Made anew under the name of a job that was just deleted, whose children are on their way out:
+    for a while that is no news."""
+    is_waiting = observed.taken is not None and observed.taken.is_leaving and observed.job is None
+    return is_waiting and now - observed.created_at < _QUIET
+
+
+def _with_old_job_file(outcome: Outcome, taken: TakenName) -> Outcome:
+    """The workers that run do not mind; those that start later would read somebody else's."""
+    words = f"{outcome.message}; the spec's last change is not carried out: {taken.message}"
+    return replace(outcome, message=words)
 
 
 def _find_refusal(
@@ -106,6 +126,8 @@ def _children(
     job: InferenceJob, observed: Observed, owner: Owner, settings: OperatorSettings
 ) -> tuple[dict[str, Any], ...]:
     """Made once; the job file anew with each change of the spec, for workers that start later."""
+    if observed.taken is not None:
+        return ()
     if observed.job:
         seen = observed.status.get("observedGeneration", observed.generation)
         is_known = seen == observed.generation

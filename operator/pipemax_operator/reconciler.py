@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -16,25 +16,23 @@ from pydantic import ValidationError
 from pipemax_operator import names, pod_end
 from pipemax_operator.avoided_nodes import USED_AGAIN
 from pipemax_operator.cluster import Cluster, ConflictError, ForbiddenError, gather_progress
-from pipemax_operator.conditions import format_time
 from pipemax_operator.folder_notes import FolderNotes, NoFolderNotes
 from pipemax_operator.kueue import may_have_workload
 from pipemax_operator.metrics import OperatorMetrics
 from pipemax_operator.node_loss import build_end
 from pipemax_operator.node_loss_watch import MAX_GAP_SECONDS, NodeLossWatch
 from pipemax_operator.observation import find_deadline, observe, parse_batch_job, parse_pod
-from pipemax_operator.observed import ObservedNode
+from pipemax_operator.observed import Observed, ObservedNode
+from pipemax_operator.ownership import find_taken, is_owned, is_pod_of
 from pipemax_operator.plan import Plan, plan
 from pipemax_operator.pod_events import MAX_PODS, is_silent
 from pipemax_operator.refusal import build_refused_status
 from pipemax_operator.settings import OperatorSettings
-from pipemax_operator.told_events import Event
+from pipemax_operator.told_events import Event, build_event
 
 Document = dict[str, Any]
 
 logger = logging.getLogger(__name__)
-
-_PREDECESSOR_SECONDS = 1.0
 
 
 class Reconciler:
@@ -74,7 +72,7 @@ class Reconciler:
             self._folders.suspect(namespace, name)
             self._node_loss.forget((namespace, name))
             return None
-        pods = await self._cluster.list_pods(namespace, name)
+        pods = await self._list_pods(namespace, name)
         nodes = await self._node_loss.read_nodes(pods, self._now(), document.get("status"))
         progress = await self._read_progress(namespace, name)
         events = await self._read_events(namespace, pods)
@@ -83,10 +81,10 @@ class Reconciler:
         if (document := await self._cluster.get_inference_job(namespace, name)) is None:
             return 0.0
         job = parse_inference_job(document)
-        made, child = await self._plan(document, job, namespace, progress, events, nodes)
-        version = child["metadata"].get("resourceVersion", "") if child else ""
+        observed, child = await self._observe(document, job, progress, events, nodes)
         try:
-            await self._carry_out(made, document, version, namespace, name)
+            made = await self._make_children(job, observed, namespace)
+            await self._carry_out(made, document, child)
         except ForbiddenError as error:
             await self._tell_refusal(document, str(error))
             raise
@@ -99,8 +97,13 @@ class Reconciler:
             return 0.0  # our own write is no event to us, and an end has a time to live
         return made.requeue_seconds
 
+    async def _list_pods(self, namespace: str, name: str) -> list[Document]:
+        """Of the child Job, or of a predecessor's; not who has the label alone."""
+        pods = await self._cluster.list_pods(namespace, name)
+        return [pod for pod in pods if is_pod_of(name, pod)]
+
     async def _read_progress(self, namespace: str, name: str) -> dict[str, Document]:
-        pods = map(parse_pod, await self._cluster.list_pods(namespace, name))
+        pods = map(parse_pod, await self._list_pods(namespace, name))
         ready = [(pod.name, pod.address) for pod in pods if pod.address and pod.phase == "Running"]
         return await gather_progress(self._cluster, ready, self._settings.metrics_port)
 
@@ -112,29 +115,39 @@ class Reconciler:
         read = self._cluster.list_warnings
         return {uid: await read(namespace, uid) for uid in silent[:MAX_PODS]}
 
-    async def _plan(
+    async def _observe(
         self,
         document: Document,
         job: InferenceJob,
-        namespace: str,
         progress: dict[str, Document],
         events: dict[str, Sequence[Document]],
         nodes: tuple[ObservedNode, ...] | None,
-    ) -> tuple[Plan, Document | None]:
-        """The plan, and the child Job that it was made from."""
-        name = job.metadata.name
-        batch_job, pods = await asyncio.gather(
+    ) -> tuple[Observed, Document | None]:
+        """What a plan is made from, and the child Job. Only what is the job's by its UID counts."""
+        name, namespace = job.metadata.name, document["metadata"]["namespace"]
+        uid = document["metadata"]["uid"]
+        found, pods = await asyncio.gather(
             self._cluster.get_batch_job(namespace, names.child_name(name)),
-            self._cluster.list_pods(namespace, name),
+            self._list_pods(namespace, name),
         )
-        if batch_job is not None and not owns(document, batch_job):
-            # Of a job of the same name that was deleted: the garbage collector takes it soon.
-            return Plan(requeue_seconds=_PREDECESSOR_SECONDS), None
-        pods = [pod for pod in pods if batch_job is None or owns(batch_job, pod)]
-        workload = await self._find_workload(job, batch_job, namespace)
-        observed = observe(document, batch_job, pods, progress, workload, events)
+        child = found if found is not None and is_owned(uid, found) else None
+        taken = None if found is None or child is not None else find_taken(name, uid, found)
+        pods = [pod for pod in pods if child and is_owned(child["metadata"]["uid"], pod)]
+        own = {pod["metadata"]["name"] for pod in pods}
+        progress = {pod: said for pod, said in progress.items() if pod in own}
+        workload = await self._find_workload(job, child, namespace)
+        observed = observe(document, child, pods, progress, workload, events)
         observed = self._node_loss.add((namespace, name), observed, nodes, self._now())
-        return plan(job, observed, self._now(), self._settings, namespace), batch_job
+        return replace(observed, taken=taken), child
+
+    async def _make_children(self, job: InferenceJob, observed: Observed, namespace: str) -> Plan:
+        """What is to be done besides; made anew if a name turns out to be somebody else's."""
+        made = plan(job, observed, self._now(), self._settings, namespace)
+        for document in made.apply:
+            if (taken := await self._cluster.make_child(document)) is not None:
+                observed = replace(observed, taken=taken)
+                return plan(job, observed, self._now(), self._settings, namespace)
+        return made
 
     async def _find_workload(
         self, job: InferenceJob, batch_job: Document | None, namespace: str
@@ -143,19 +156,18 @@ class Reconciler:
             return None
         return await self._cluster.find_workload(namespace, batch_job["metadata"]["uid"])
 
-    async def _carry_out(
-        self, made: Plan, document: Document, child_version: str, namespace: str, name: str
-    ) -> None:
-        """Each write is refused if what it was made from has changed since (ConflictError)."""
+    async def _carry_out(self, made: Plan, document: Document, child: Document | None) -> None:
+        """All but the children. Each write is refused if what it was made from has changed since
+        (ConflictError)."""
+        metadata, child_metadata = document["metadata"], (child or {}).get("metadata", {})
+        namespace, name = metadata["namespace"], metadata["name"]
         if made.delete_self:
-            uid = document["metadata"]["uid"]
-            await self._cluster.delete_inference_job(namespace, name, uid)
+            await self._cluster.delete_inference_job(namespace, name, metadata["uid"])
             return
-        for child in made.apply:
-            await self._cluster.apply(child)
         if made.child_changes:
+            version = child_metadata.get("resourceVersion", "")
             await self._cluster.change_batch_job(
-                namespace, names.child_name(name), made.child_changes, child_version
+                namespace, names.child_name(name), made.child_changes, version
             )
         if made.workload_changes:
             workload = made.workload_changes["metadata"]["name"]
@@ -169,13 +181,14 @@ class Reconciler:
         for released in made.release:
             await self._cluster.change_pod(namespace, released.pod, released.patch)
         if made.delete_child:
-            await self._cluster.delete_batch_job(namespace, names.child_name(name))
+            child_name, uid = names.child_name(name), child_metadata["uid"]
+            await self._cluster.delete_batch_job(namespace, child_name, uid)
         # Events before the status that makes them old news: a crash between the two repeats
         # them under the same name, and the API server takes a name once.
         for event in made.events:
             await self._post(event, document)
         if made.status is not None:
-            version = document["metadata"].get("resourceVersion", "")
+            version = metadata.get("resourceVersion", "")
             await self._cluster.write_status(namespace, name, made.status, version)
 
     async def _tell_refusal(self, document: Document, message: str) -> None:
@@ -201,12 +214,6 @@ class Reconciler:
             logger.warning("an event is not posted: %s", error)
 
 
-def owns(owner: Document, child: Document) -> bool:
-    """By uid: a child of a namesake is none of ours. One without an owner is taken as ours."""
-    references = child["metadata"].get("ownerReferences") or ()
-    return not references or owner["metadata"]["uid"] in {r["uid"] for r in references}
-
-
 def parse_inference_job(document: Document) -> InferenceJob:
     """The API server's document as the worker's model. Raises ValueError for one that the CRD let
     through and the model refuses: a bug of the CRD, since both are made from the same fields."""
@@ -214,36 +221,3 @@ def parse_inference_job(document: Document) -> InferenceJob:
         return InferenceJob.model_validate(document)
     except ValidationError as error:
         raise ValueError(f"{document['metadata']['name']}: {error}") from error
-
-
-def build_event(event: Event, document: Document, now: datetime) -> Document:
-    """A core/v1 Event about the InferenceJob. Told twice of the same state, by an operator that
-    was killed or by two, it has the same name."""
-    metadata = document["metadata"]
-    conditions = (document.get("status") or {}).get("conditions", ())
-    told = [(c["type"], c["reason"], c["lastTransitionTime"]) for c in conditions]
-    said = f"{metadata['uid']}{event.reason}{event.message}{told}"
-    suffix = hashlib.sha256(said.encode()).hexdigest()[:16]
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {
-            "name": f"{metadata['name']}.{suffix}",
-            "namespace": metadata["namespace"],
-        },
-        "involvedObject": {
-            "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
-            "name": metadata["name"],
-            "namespace": metadata["namespace"],
-            "uid": metadata["uid"],
-        },
-        "reason": event.reason,
-        "message": event.message[:1024],
-        "type": "Warning" if event.is_warning else "Normal",
-        "source": {"component": names.FIELD_MANAGER},
-        "reportingComponent": names.FIELD_MANAGER,
-        "firstTimestamp": format_time(now),
-        "lastTimestamp": format_time(now),
-        "count": 1,
-    }

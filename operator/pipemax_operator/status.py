@@ -32,7 +32,7 @@ def build_status(
     said = (*derive_conditions(outcome), *further)
     status: dict[str, Any] = {
         "phase": outcome.phase,
-        "observedGeneration": observed.generation,
+        "observedGeneration": _acted_on(observed),
         "conditions": conditions.merge_conditions(
             before.get("conditions", ()), said, observed.generation, now
         ),
@@ -56,6 +56,13 @@ def build_status(
     if swap := _swap(observed.progress) or before.get("swap"):
         status["swap"] = swap
     return status
+
+
+def _acted_on(observed: Observed) -> int:
+    """The spec's generation; the one before while its job file cannot be written."""
+    before = observed.status.get("observedGeneration", observed.generation)
+    is_held_up = observed.job is not None and observed.taken is not None
+    return int(before) if is_held_up else observed.generation
 
 
 def derive_conditions(outcome: Outcome) -> Sequence[Condition]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from pipemax_worker.job import InferenceJob
 
-from pipemax_operator import avoided_nodes, kueue, preflight_condition
-from pipemax_operator.conditions import Condition
+from pipemax_operator import avoided_nodes, kueue, names, preflight_condition
+from pipemax_operator.conditions import Condition, format_time
 from pipemax_operator.gpu_losses import NodeReview
 from pipemax_operator.node_loss_condition import NODE_LOST, find_condition
 from pipemax_operator.observed import Observed
-from pipemax_operator.outcome import Outcome
+from pipemax_operator.outcome import NAME_TAKEN, Outcome
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ def derive_events(
     """In the order in which they are to be read."""
     yield from _outcome_events(observed, outcome)
     yield from _readmission_events(job, observed, outcome)
+    yield from _name_events(observed)
     yield from _node_loss_events(observed, lost_nodes)
     yield from _preflight_events(observed, preflight)
     yield from _gpu_events(review)
@@ -58,6 +62,15 @@ def _readmission_events(job: InferenceJob, observed: Observed, outcome: Outcome)
         return
     if (told := kueue.describe_readmission(job, child)) is not None:
         yield Event(kueue.READMISSION, told)
+
+
+def _name_events(observed: Observed) -> Iterator[Event]:
+    """Of a job that runs: of others the outcome tells. Once: the status has the words then."""
+    if observed.job is None or observed.taken is None:
+        return
+    words = observed.taken.message
+    if not any(words in one["message"] for one in observed.status.get("conditions", ())):
+        yield Event(NAME_TAKEN, words, is_warning=True)
 
 
 def _node_loss_events(observed: Observed, said: Condition | None) -> Iterator[Event]:
@@ -85,3 +98,36 @@ def _gpu_events(review: NodeReview) -> Iterator[Event]:
         yield Event(avoided_nodes.CONDITION, avoided_nodes.describe([one]), is_warning=True)
     for text in avoided_nodes.describe_repairs(review):
         yield Event(avoided_nodes.USED_AGAIN, text)
+
+
+def build_event(event: Event, document: dict[str, Any], now: datetime) -> dict[str, Any]:
+    """A core/v1 Event about the InferenceJob. Told twice of the same state, by an operator that
+    was killed or by two, it has the same name."""
+    metadata = document["metadata"]
+    conditions = (document.get("status") or {}).get("conditions", ())
+    told = [(c["type"], c["reason"], c["lastTransitionTime"]) for c in conditions]
+    said = f"{metadata['uid']}{event.reason}{event.message}{told}"
+    suffix = hashlib.sha256(said.encode()).hexdigest()[:16]
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "name": f"{metadata['name']}.{suffix}",
+            "namespace": metadata["namespace"],
+        },
+        "involvedObject": {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+        },
+        "reason": event.reason,
+        "message": event.message[:1024],
+        "type": "Warning" if event.is_warning else "Normal",
+        "source": {"component": names.FIELD_MANAGER},
+        "reportingComponent": names.FIELD_MANAGER,
+        "firstTimestamp": format_time(now),
+        "lastTimestamp": format_time(now),
+        "count": 1,
+    }

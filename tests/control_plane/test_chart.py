@@ -162,7 +162,7 @@ def test_the_charts_own_account_takes_a_job_to_its_end(
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(("resource", "verb"), [("configmaps", "patch"), ("pods", "list")])
+@pytest.mark.parametrize(("resource", "verb"), [("configmaps", "create"), ("pods", "list")])
 def test_a_right_that_lacks_is_named_in_the_log_until_it_is_given(
     plane: ControlPlane, node: StandInNode, tmp_path: Path, resource: str, verb: str
 ) -> None:
@@ -175,14 +175,14 @@ def test_a_right_that_lacks_is_named_in_the_log_until_it_is_given(
 
             account = f'User "system:serviceaccount:{SYSTEM}:pipemax"'
             said = f'{account} cannot {verb} resource "{resource}"'
-            begun = "jobs-a/reviews: tried again" if verb == "patch" else "a right lacks"
+            begun = "jobs-a/reviews: tried again" if verb == "create" else "a right lacks"
 
             def line() -> bool:
                 lines = operator.log.read_text(encoding="utf-8").splitlines()
                 return any(begun in one and said in one for one in lines)
 
             eventually(line)
-            if verb == "patch":  # the job itself is known: it is told why it stands still
+            if verb == "create":  # the job itself is known: it is told why it stands still
                 status = plane.get("ij", "reviews", "-n", "jobs-a")["status"]
                 refused = next(c for c in status["conditions"] if c["type"] == "Progressing")
                 assert (refused["status"], refused["reason"]) == ("False", "Forbidden")

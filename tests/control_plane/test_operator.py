@@ -179,6 +179,50 @@ def test_nodes_come_and_go_while_it_runs(
 
 
 @pytest.mark.usefixtures("operator")
+def test_what_others_made_under_its_name_is_left_to_them(
+    control_plane: ControlPlane, namespace: str, node: StandInNode
+) -> None:
+    """First somebody's ConfigMap, then one of a job of the same name that was deleted."""
+    config_map = ("configmap", "reviews", "-n", namespace)
+    control_plane.kubectl("create", *config_map, "--from-literal=their=words")
+    before = control_plane.get(*config_map)
+    apply(control_plane, namespace, JOB)
+
+    def progressing(reason: str) -> Callable[[], Any]:
+        def check() -> Any:
+            found = status(control_plane, namespace).get("conditions", ())
+            return next((c for c in found if (c["type"], c["reason"]) == told), None)
+
+        told = ("Progressing", reason)
+        return check
+
+    said = eventually(progressing("NameTaken"))
+    assert f"ConfigMap {namespace}/reviews was not made for this InferenceJob" in said["message"]
+    assert control_plane.get(*config_map) == before
+    assert not control_plane.get("jobs", "-n", namespace)["items"]
+    control_plane.kubectl("delete", *config_map)
+    node.run_pod(namespace, scheduled_pod(control_plane, namespace))
+    eventually(has_phase(control_plane, namespace, "Running"))
+
+    own = control_plane.get(*config_map)
+    hold = ("patch", *config_map, "--type=merge", "-p")
+    control_plane.kubectl(*hold, '{"metadata": {"finalizers": ["example.com/hold"]}}')
+    control_plane.kubectl("delete", "ij", "reviews", "-n", namespace)
+    eventually(lambda: "deletionTimestamp" in control_plane.get(*config_map)["metadata"])
+    control_plane.kubectl("delete", "pods", "-n", namespace, "--all", "--force")
+    apply(control_plane, namespace, {**JOB, "spec": {**JOB["spec"], "deadline": "1h"}})
+    said = eventually(progressing("WaitingForName"))
+    assert "finalizers: example.com/hold" in said["message"]
+    assert control_plane.get(*config_map)["data"] == own["data"]
+    control_plane.kubectl(*hold, '{"metadata": {"finalizers": null}}')
+    node.run_pod(namespace, scheduled_pod(control_plane, namespace))
+    eventually(has_phase(control_plane, namespace, "Running"))
+    anew = control_plane.get(*config_map)
+    assert anew["metadata"]["uid"] != own["metadata"]["uid"]
+    assert "deadline" in anew["data"]["job.yaml"]
+
+
+@pytest.mark.usefixtures("operator")
 def test_a_pod_that_no_node_can_take_says_so(control_plane: ControlPlane, namespace: str) -> None:
     apply(control_plane, namespace, JOB)
 

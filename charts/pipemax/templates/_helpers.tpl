@@ -152,8 +152,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [workloads] # why a job waits; spec.suspend of a job that Kueue holds
   verbs: [list, patch]
 - apiGroups: [""]
-  resources: [configmaps]
-  verbs: [create, patch]
+  resources: [configmaps] # get: whose the one is that has a job's name
+  verbs: [get, create, patch]
 - apiGroups: [""]
   resources: [events]
   verbs: [list, create] # list: what a kubelet says of a pod that does not start

@@ -16,7 +16,7 @@ ALLOWED = {
     ("batch", "jobs"): {"get", "list", "watch", "create", "patch", "delete"},
     ("", "pods"): {"list", "watch", "patch", "delete"},
     ("", "pods/status"): {"patch"},
-    ("", "configmaps"): {"create", "patch"},
+    ("", "configmaps"): {"get", "create", "patch"},
     ("kueue.x-k8s.io", "workloads"): {"list", "patch"},
     ("", "events"): {"list", "create"},
 }

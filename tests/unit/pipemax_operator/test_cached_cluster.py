@@ -44,11 +44,11 @@ def test_reads_ask_nobody_and_writes_are_remembered() -> None:
         assert await cluster.get_batch_job("a", "reviews") is None
         assert await cluster.list_pods("a", "reviews") == []
         assert api.calls == []
-        await cluster.apply({"kind": "Job", "metadata": metadata("c1")})
+        await cluster.make_child({"kind": "Job", "metadata": metadata("c1")})
         child = await cluster.get_batch_job("a", "reviews")
         assert child is not None
         assert child["metadata"]["resourceVersion"] == "2"
-        assert [method for method, _ in api.calls] == ["PATCH"]
+        assert [method for method, _ in api.calls] == ["POST"]
 
     play(scene)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ Document = dict[str, Any]
 
 JOB = "/apis/pipemax.dev/v1alpha1/namespaces/a/inferencejobs/reviews"
 CHILD = "/apis/batch/v1/namespaces/a/jobs/reviews"
+FILE = "/api/v1/namespaces/a/configmaps/reviews"
+PODS = "/api/v1/namespaces/a/pods"
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/ops/leases/pipemax"
 ALONE = ProcessSettings()
 ELECTED = ProcessSettings(lease="ops/pipemax", identity="pod-a", lease_seconds=3)
@@ -75,12 +78,13 @@ def test_from_an_event_to_children_event_and_status_without_a_read() -> None:
         reads = [call for call in api.calls if call[0] == "GET"]
         service.changed("ADDED", api.put(JOB, make_job()), names.PLURAL)
         await until(lambda: "status" in api.objects[JOB])
-        writes = [one.rpartition("/")[0] for one in api.writes()]
         root = "/api/v1/namespaces/a"
-        assert writes[0] == f"PATCH {root}/configmaps"
-        assert writes[1] == f"PATCH {CHILD.rpartition('/')[0]}"
-        assert writes[2] == f"POST {root}"  # an event, before the status that makes it old news
-        assert api.writes()[3] == f"PATCH {JOB}/status"
+        assert api.writes()[:4] == [
+            f"POST {root}/configmaps",
+            f"POST {CHILD.rpartition('/')[0]}",
+            f"POST {root}/events",  # before the status that makes it old news
+            f"PATCH {JOB}/status",
+        ]
         assert [call for call in api.calls if call[0] == "GET"] == reads
 
     play(scene)
@@ -120,6 +124,78 @@ def test_a_child_of_a_namesake_that_was_deleted_is_left_alone() -> None:
     play(scene)
 
 
+def reason(api: ClosableApi) -> str:
+    """Of the condition Progressing."""
+    found = api.objects[JOB].get("status", {}).get("conditions", [])
+    return next((str(one["reason"]) for one in found if one["type"] == "Progressing"), "")
+
+
+def test_a_name_that_somebody_has_is_left_to_them_until_they_leave_it() -> None:
+    theirs = {"kind": "ConfigMap", "metadata": {"namespace": "a", "name": "reviews"}}
+
+    async def scene(service: OperatorService, api: ClosableApi) -> None:
+        before = api.put(FILE, {**theirs, "data": {"their": "words"}})
+        api.put(JOB, make_job())
+        await until(lambda: reason(api) == "NameTaken")
+        assert api.objects[FILE] == before
+        assert CHILD not in api.objects
+        (event,) = (one for one in api.objects.values() if one.get("reason") == "NameTaken")
+        assert "ConfigMap a/reviews was not made for this InferenceJob" in event["message"]
+        del api.objects[FILE]
+        service.requeue.now(("a", "reviews"))
+        await until(lambda: reason(api) == "Creating")
+        assert "job.yaml" in api.objects[FILE]["data"]
+        assert CHILD in api.objects
+
+    play(scene)
+
+
+@pytest.mark.parametrize("uid", ["somebodys", ""])
+def test_a_job_with_our_label_that_we_did_not_make_is_none_of_ours(uid: str) -> None:
+    """It says that all is done, and so does a pod of somebody's with the label of our workers."""
+    labels = {names.JOB_LABEL: "reviews"}
+    owners = [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "x", "uid": uid}]
+    done = {"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]}
+
+    async def scene(service: OperatorService, api: ClosableApi) -> None:
+        metadata = {"namespace": "a", "name": "reviews", "uid": "c1", "labels": labels}
+        metadata |= {"ownerReferences": owners if uid else []}
+        api.put(CHILD, {"kind": "Job", "metadata": metadata, "spec": {}, "status": done})
+        api.put(JOB, make_job())
+        await until(lambda: reason(api) == "NameTaken")
+        assert api.objects[JOB]["status"]["phase"] == "Pending"
+        assert api.writes()[0].startswith("POST /api/v1/namespaces/a/events"), "first of all"
+
+    play(scene)
+
+
+def test_a_pod_with_our_label_that_our_job_did_not_make_counts_for_nothing() -> None:
+    said = json.dumps({"reason": "Complete", "counts": {"completed": 9}})
+    ended = {"state": {"terminated": {"exitCode": 0, "message": said}}}
+
+    def pod(name: str, owner: Document | None) -> Document:
+        labels, owners = {names.JOB_LABEL: "reviews"}, [owner] if owner else []
+        metadata = {"namespace": "a", "name": name, "uid": name, "labels": labels}
+        metadata["ownerReferences"] = owners
+        status = {"phase": "Succeeded", "containerStatuses": [ended]}
+        return {"kind": "Pod", "metadata": metadata, "status": status}
+
+    async def scene(service: OperatorService, api: ClosableApi) -> None:
+        metadata = {"namespace": "a", "name": "reviews", "uid": "c1"}
+        metadata |= {"labels": {names.JOB_LABEL: "reviews"}, "ownerReferences": [{"uid": "u1"}]}
+        api.put(CHILD, {"kind": "Job", "metadata": metadata, "spec": {}})
+        api.put(f"{PODS}/stray", pod("stray", None))
+        other = {"kind": "Job", "name": "reviews", "uid": "c0"}
+        api.put(f"{PODS}/of-before", pod("of-before", other))
+        api.put(JOB, make_job())
+        await until(lambda: reason(api) == "PodsPending")
+        own = pod("own", {"kind": "Job", "name": "reviews", "uid": "c1"})
+        service.changed("ADDED", api.put(f"{PODS}/own", own), "pods")
+        await until(lambda: reason(api) == "AllRecordsWritten")
+
+    play(scene)
+
+
 def test_a_right_that_lacks_stands_in_the_status_until_it_is_given() -> None:
     def conditions(api: ClosableApi) -> dict[str, str]:
         found = api.objects[JOB].get("status", {}).get("conditions", [])
@@ -130,7 +206,7 @@ def test_a_right_that_lacks_stands_in_the_status_until_it_is_given() -> None:
         api.put(JOB, make_job())
         await until(lambda: conditions(api).get("Progressing") == "Forbidden")
         events = [one for one in api.objects.values() if one.get("reason") == "Forbidden"]
-        assert "cannot PATCH /api/v1/namespaces/a/configmaps/reviews" in events[0]["message"]
+        assert "cannot POST /api/v1/namespaces/a/configmaps" in events[0]["message"]
         api.forbidden = ""
         await until(lambda: conditions(api).get("Progressing") == "Creating")
 
