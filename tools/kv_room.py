@@ -2,8 +2,9 @@
 
     python tools/kv_room.py tools/shapes/Qwen2.5-32B --gpus 4 --memory-mib 24564 --other-mib 1100
 
-Three ways to cut the model, each with the best split into whole layers: with the embedding on the
-first GPU; with its rows in host memory, as it is built; with those there and the LM head split
+Four ways to cut the model, each at its best: into whole layers, with the embedding on the first
+GPU; with the embedding's rows in host memory; with those there and cuts within layers too, as it is
+built ("17-": the last layer's MLP is the next stage's); and in place of such cuts the LM head split
 evenly over the stages.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,28 +20,52 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "worker"))
 
 from pipemax_worker.contract.model_config import load_model_config  # noqa: E402
-from pipemax_worker.pipeline.layer_split import SplitCosts, split_layers  # noqa: E402
+from pipemax_worker.contract.model_cut import ModelCut  # noqa: E402
+from pipemax_worker.pipeline.layer_split import (  # noqa: E402
+    SplitCosts,
+    cut_model,
+    split_layers,
+)
 from pipemax_worker.pipeline.partition import derive_split_costs  # noqa: E402
 
 MIB = 1 << 20
 
 
-def count_kv_tokens(costs: SplitCosts, split: Sequence[int], room_bytes: Sequence[int]) -> int:
+def count_kv_tokens(costs: SplitCosts, cut: ModelCut, room_bytes: Sequence[int]) -> int:
     """What the stage with the least room holds. ``room_bytes``: of each, for weights and KV."""
-    first, tokens = 0, []
-    for stage, (num_layers, room) in enumerate(zip(split, room_bytes, strict=True)):
-        weights = sum(costs.layer_bytes[first : first + num_layers])
+    tokens = []
+    for stage, room in enumerate(room_bytes):
+        attention, mlp = cut.layers(stage)
+        weights = sum(costs.layer_bytes[layer] - costs.mlp_bytes[layer] for layer in attention)
+        weights += sum(costs.mlp_bytes[layer] for layer in mlp)
         weights += costs.embedding_bytes if stage == 0 else 0
-        weights += costs.head_bytes if stage == len(split) - 1 else 0
-        tokens.append((room - weights) // (num_layers * costs.kv_bytes_per_token))
-        first += num_layers
+        weights += costs.head_bytes if stage == cut.num_stages - 1 else 0
+        tokens.append((room - weights) // (len(attention) * costs.kv_bytes_per_token))
     return min(tokens)
 
 
-def describe(name: str, costs: SplitCosts, room_bytes: Sequence[int]) -> str:
-    split = split_layers(costs, len(room_bytes), room_bytes)
-    tokens = count_kv_tokens(costs, split, room_bytes)
-    return f"{name:<46} {'/'.join(map(str, split)):<14} {tokens:>9,} tokens of KV"
+def describe(name: str, costs: SplitCosts, cut: ModelCut, room_bytes: Sequence[int]) -> str:
+    tokens = count_kv_tokens(costs, cut, room_bytes)
+    return f"{name:<46} {cut.describe():<14} {tokens:>9,} tokens of KV"
+
+
+def describe_all(costs: SplitCosts, rooms: Sequence[int]) -> Iterator[str]:
+    """Line by line."""
+
+    def whole(costs: SplitCosts, rooms: Sequence[int]) -> ModelCut:
+        return ModelCut(split_layers(costs, len(rooms), rooms))
+
+    yield describe(
+        "whole layers, embedding and head at the ends", costs, whole(costs, rooms), rooms
+    )
+    costs = replace(costs, embedding_bytes=0)
+    yield describe("embedding rows in host memory", costs, whole(costs, rooms), rooms)
+    within = cut_model(costs, len(rooms), rooms)
+    yield describe("and cuts within layers", costs, within, rooms)
+    share = costs.head_bytes // len(rooms)
+    costs = replace(costs, head_bytes=0, head_seconds=costs.head_seconds / len(rooms))
+    rooms = [room - share for room in rooms]
+    yield describe("or the LM head split over the stages", costs, whole(costs, rooms), rooms)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,16 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     costs = derive_split_costs(load_model_config(options.model), kv_dtype=options.kv_dtype)
     rooms = [(options.memory_mib - options.other_mib) * MIB] * options.gpus
-    without_embedding = replace(costs, embedding_bytes=0)
-    share = costs.head_bytes // options.gpus
-    without_both = replace(
-        without_embedding, head_bytes=0, head_seconds=costs.head_seconds / options.gpus
-    )
-    print(describe("whole layers, embedding and head at the ends", costs, rooms))
-    print(describe("embedding rows in host memory", without_embedding, rooms))
-    print(
-        describe("and the LM head split over the stages", without_both, [r - share for r in rooms])
-    )
+    print(*describe_all(costs, rooms), sep="\n")
     return 0
 
 

@@ -96,10 +96,15 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((difference / torch.linalg.vector_norm(expected, dim=-1)).mean())
 
 
-@pytest.mark.parametrize("layers", [(4,), (1, 3)])
-def test_no_less_exact_than_transformers(folder: Path, layers: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("layers", "left"), [((4,), ()), ((1, 3), ()), ((2, 1, 1), (True, True, False))]
+)
+def test_no_less_exact_than_transformers(
+    folder: Path, layers: tuple[int, ...], left: tuple[bool, ...]
+) -> None:
+    """Where stages leave the MLP of their last layer to the next one too."""
     expected = oracle(folder, torch.float32)
-    model = paged(folder, layers)
+    model = paged(folder, layers, mlp_left_by_stage=left)
     steps_of(model)
     assert error(run(model), expected) <= 1.2 * error(oracle(folder, BF16), expected)
 
@@ -134,7 +139,8 @@ def test_fp8_kv(folder: Path) -> None:
 
 def test_replayed_steps_are_those_launched(folder: Path) -> None:
     """Bit for bit, logits and KV."""
-    captured, launched = paged(folder, (2, 2)), paged(folder, (2, 2))
+    cut = {"layers": (2, 1, 1), "mlp_left_by_stage": (True, False, False)}
+    captured, launched = paged(folder, **cut), paged(folder, **cut)
     for steps in steps_of(launched):
         steps._uses_graphs = False
     assert torch.equal(run(captured), run(launched))

@@ -9,6 +9,7 @@ import torch
 from pipemax_worker.contract.geometry import num_blocks_for
 from pipemax_worker.contract.messages import ScheduledRequest
 from pipemax_worker.contract.model_config import load_model_config
+from pipemax_worker.contract.model_cut import ModelCut
 from pipemax_worker.contract.transfers import pack_int32
 from pipemax_worker.stage.batch import Batch, build_batch
 from pipemax_worker.stage.model.checkpoint import Checkpoint
@@ -35,17 +36,20 @@ class PagedModel:
         device: torch.device = CPU,
         uses_native: bool = True,
         num_slots: int = 160,
+        mlp_left_by_stage: Sequence[bool] = (),
     ) -> None:
         self.config = load_model_config(folder)
         self.block_tokens, self.device = block_tokens, device
         self.stages: list[StageModel] = []
         first = 0
+        cut = ModelCut(tuple(layers_of_stage), tuple(mlp_left_by_stage))
         for index, count in enumerate(layers_of_stage):
             is_last = index == len(layers_of_stage) - 1
             weights = Checkpoint(folder, device, dtype)
             model = StageModel(
-                self.config, weights, first, count, index == 0, is_last, device, dtype, kv_dtype
-            )
+                self.config, weights, first, count, index == 0, is_last, device, dtype, kv_dtype,
+                mlp_layers=cut.layers(index).mlp,
+            )  # fmt: skip
             if not uses_native:
                 model._native = None
             self.stages.append(model)

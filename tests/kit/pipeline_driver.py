@@ -19,6 +19,7 @@ from pipemax_worker.contract.messages import (
     StepOutput,
 )
 from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.contract.model_cut import ModelCut
 from pipemax_worker.contract.request import SamplingParams
 from pipemax_worker.contract.transfers import pack_int32
 from pipemax_worker.pipeline.gpus import gpu_memory_bytes
@@ -40,7 +41,7 @@ def make_settings(
     model_config: ModelConfig | None = None,
     device_kv_bytes: int = 1 << 19,
     device: str = "cpu",
-    layers_of_stage: tuple[int, ...] | None = None,
+    cut: ModelCut | None = None,
 ) -> PipelineSettings:
     return PipelineSettings(
         model_folder=model_folder,
@@ -56,7 +57,8 @@ def make_settings(
         host_kv_bytes=num_stages << 19,
         nvme_kv_bytes=num_stages << 19,
         nvme_folder=folder,
-        layers_of_stage=layers_of_stage,
+        layers_of_stage=None if cut is None else cut.layers_of_stage,
+        mlp_left_by_stage=() if cut is None else cut.mlp_left_by_stage,
     )
 
 

@@ -16,6 +16,7 @@ def test_the_ground(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line[-5:-3] for line in lines] == [
         ["15/17/17/15", "115,260"],
         ["17/16/16/15", "115,260"],
+        ["17-/16/16/15", "124,384"],
         ["16/16/16/16", "131,404"],
     ]
 

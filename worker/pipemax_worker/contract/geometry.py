@@ -15,6 +15,8 @@ import enum
 
 import msgspec
 
+from pipemax_worker.contract.model_cut import ModelCut
+
 SLOT_ALIGNMENT_BYTES = 4096
 
 KV_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1}
@@ -29,7 +31,10 @@ class Tier(enum.IntEnum):
 
 
 class KVGeometry(msgspec.Struct, frozen=True):
-    """The sizes that driver and stages must agree on. Fixed for the life of a pipeline."""
+    """The sizes that driver and stages must agree on. Fixed for the life of a pipeline.
+
+    layers_of_stage, mlp_left_by_stage   see ``ModelCut``; KV is the attention's.
+    """
 
     block_tokens: int
     kv_dtype: str
@@ -40,6 +45,11 @@ class KVGeometry(msgspec.Struct, frozen=True):
     num_host_slots: int
     num_nvme_slots: int
     scale_bytes: int = 0
+    mlp_left_by_stage: tuple[bool, ...] = ()
+
+    @property
+    def cut(self) -> ModelCut:
+        return ModelCut(self.layers_of_stage, self.mlp_left_by_stage)
 
     @property
     def num_stages(self) -> int:

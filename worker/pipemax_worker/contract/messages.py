@@ -195,7 +195,8 @@ class StageConfig(msgspec.Struct, frozen=True):
 
     device            ``cpu`` or ``cuda:K``.
     dtype             weights and activations: ``float32``, ``bfloat16`` or ``float16``.
-    first_layer       of the model, on this stage; the number is ``geometry.layers_of_stage``.
+    first_layer       of the model whose attention is on this stage; the number, and which MLPs are,
+                      says ``geometry.cut``.
     dummy_weights_seed   random weights of this seed in place of those in ``model_folder``, or None.
     nvme_path         this stage's KV file (the folder exists), or None.
     adopt_nvme_file   it is there, with KV that an earlier run has parked.

@@ -121,9 +121,14 @@ class ModelConfig(msgspec.Struct, frozen=True):
 
     def stored_layer_parameters(self, layer: int) -> int:
         """Parameters of this layer's matrices, those of all experts and the router included."""
+        return self.attention_parameters + self.stored_mlp_parameters(layer)
+
+    def stored_mlp_parameters(self, layer: int) -> int:
+        """Of this layer's matrices those that follow its attention: the MLP's, or those of all
+        experts and the router."""
         if self.experts is None or not self.experts.is_in(layer):
-            return self.attention_parameters + 3 * self.hidden_size * self.intermediate_size
-        return self.attention_parameters + self.experts.stored_parameters(self.hidden_size)
+            return 3 * self.hidden_size * self.intermediate_size
+        return self.experts.stored_parameters(self.hidden_size)
 
     def active_layer_parameters(self, layer: int) -> int:
         """Parameters of this layer's matrices that one token is multiplied with."""

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES
 from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.contract.model_cut import ModelCut
 
 
-def weight_bytes(
-    config: ModelConfig, layers_of_stage: Sequence[int], stage: int, dtype: str
-) -> int:
+def layer_parameters(config: ModelConfig, cut: ModelCut, stage: int) -> int:
+    """Of the matrices of a stage's layers, all experts' included."""
+    layers = cut.layers(stage)
+    mlp_parameters = sum(map(config.stored_mlp_parameters, layers.mlp))
+    return len(layers.attention) * config.attention_parameters + mlp_parameters
+
+
+def weight_bytes(config: ModelConfig, cut: ModelCut, stage: int, dtype: str) -> int:
     """Bytes of a stage's matrices, wherever they lie; tied embeddings are held by both ends."""
-    is_first, is_last = stage == 0, stage == len(layers_of_stage) - 1
+    is_first, is_last = stage == 0, stage == cut.num_stages - 1
     num_tables = is_first + is_last
     if is_first and is_last and config.tie_word_embeddings:
         num_tables = 1
-    first = sum(layers_of_stage[:stage])
-    layers = range(first, first + layers_of_stage[stage])
-    parameters = sum(map(config.stored_layer_parameters, layers))
-    return (parameters + num_tables * config.embedding_parameters) * KV_DTYPE_BYTES[dtype]
+    parameters = layer_parameters(config, cut, stage) + num_tables * config.embedding_parameters
+    return parameters * KV_DTYPE_BYTES[dtype]
 
 
 def has_host_embedding(config: ModelConfig, device: str, *, is_only_stage: bool) -> bool:
@@ -33,11 +35,11 @@ def has_host_embedding(config: ModelConfig, device: str, *, is_only_stage: bool)
 
 
 def device_weight_bytes(
-    config: ModelConfig, layers_of_stage: Sequence[int], stage: int, dtype: str, device: str
+    config: ModelConfig, cut: ModelCut, stage: int, dtype: str, device: str
 ) -> int:
     """Of :func:`weight_bytes`, those in the memory of the stage's device: ``cpu`` or ``cuda``."""
-    num_bytes = weight_bytes(config, layers_of_stage, stage, dtype)
-    is_only_stage = len(layers_of_stage) == 1
+    num_bytes = weight_bytes(config, cut, stage, dtype)
+    is_only_stage = cut.num_stages == 1
     if stage == 0 and has_host_embedding(config, device, is_only_stage=is_only_stage):
         num_bytes -= config.embedding_parameters * KV_DTYPE_BYTES[dtype]
     return num_bytes

@@ -31,7 +31,7 @@ class ParallelismSpec(Section):
     layers_per_stage: LayerCounts | None = None
     """The model's layers on each stage, from the first to the last, such as `[15, 17, 17, 15]`.
     Absent: split by the time that layers, LM head and sampling take, and by the room that they
-    leave for KV on each GPU."""
+    leave for KV on each GPU, where that gains something between a layer's attention and its MLP."""
 
     @property
     def num_stages(self) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES, KVGeometry
 from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.contract.weights import layer_parameters
 from pipemax_worker.performance.experts import derive_experts
 from pipemax_worker.performance.step_cost import StageCost
 
@@ -22,11 +23,9 @@ def _stage_cost(
     config: ModelConfig, geometry: KVGeometry, stage: int, dtype: str, *, has_head: bool
 ) -> StageCost:
     num_layers = geometry.layers_of_stage[stage]
-    first = sum(geometry.layers_of_stage[:stage])
-    layers = range(first, first + num_layers)
-    num_layer_parameters = sum(map(config.stored_layer_parameters, layers))
+    num_layer_parameters = layer_parameters(config, geometry.cut, stage)
     num_head_parameters = config.embedding_parameters if has_head else 0
-    experts = derive_experts(config, layers)
+    experts = derive_experts(config, geometry.cut.layers(stage).mlp)
     num_expert_parameters = experts.num_parameters if experts is not None else 0
     return StageCost(
         weight_bytes=(num_layer_parameters + num_head_parameters) * KV_DTYPE_BYTES[dtype],

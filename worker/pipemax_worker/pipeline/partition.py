@@ -27,6 +27,7 @@ def derive_split_costs(
     element_bytes = KV_DTYPE_BYTES[dtype]
     layers = range(config.num_hidden_layers)
     layer_bytes = tuple(config.stored_layer_parameters(n) * element_bytes for n in layers)
+    mlp_bytes = tuple(config.stored_mlp_parameters(n) * element_bytes for n in layers)
     table_bytes = config.embedding_parameters * element_bytes
     is_on_host = has_host_embedding(config, device, is_only_stage=False)
     kv_bytes = config.kv_bytes_per_token_and_layer_element * KV_DTYPE_BYTES[kv_dtype]
@@ -38,6 +39,7 @@ def derive_split_costs(
         embedding_bytes=0 if is_on_host else table_bytes,
         head_bytes=table_bytes,
         head_seconds=head_share * table_bytes,
+        mlp_bytes=mlp_bytes,
     )
 
 

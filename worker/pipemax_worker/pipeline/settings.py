@@ -10,10 +10,11 @@ import msgspec
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES, KVGeometry
 from pipemax_worker.contract.messages import StageConfig
 from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.contract.model_cut import ModelCut
 from pipemax_worker.contract.weights import device_weight_bytes
 from pipemax_worker.errors import KVTierError, StageDiedError
 from pipemax_worker.pipeline.cores import available_cores
-from pipemax_worker.pipeline.layer_split import SplitCosts, split_layers
+from pipemax_worker.pipeline.layer_split import SplitCosts, cut_model
 from pipemax_worker.pipeline.partition import derive_split_costs
 
 CPU_DEVICE_KV_BYTES = 1 << 30
@@ -41,7 +42,8 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     nvme_folder          exists; None: no NVMe tier.
     dummy_weights_seed   random weights of this seed; None: those in ``model_folder``.
     adopts_nvme_files    ``nvme_folder`` holds KV files that an earlier run has parked.
-    layers_of_stage      how the model is cut; None: by cost (``layer_split``).
+    layers_of_stage      how the model is cut; None: by cost (``layer_split``). Then
+                         ``mlp_left_by_stage`` says where within layers (``ModelCut``).
     stages_per_gpu       so many neighbouring stages share a GPU, each with its part of the memory:
                          to measure many stages on few cards.
     uses_nccl            of links between GPUs; else hidden states go through host memory.
@@ -65,6 +67,7 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     dummy_weights_seed: int | None = None
     adopts_nvme_files: bool = False
     layers_of_stage: tuple[int, ...] | None = None
+    mlp_left_by_stage: tuple[bool, ...] = ()
     stages_per_gpu: int = 1
     uses_nccl: bool = True
 
@@ -78,15 +81,17 @@ def build_geometry(settings: PipelineSettings, gpu_memory_bytes: Sequence[int] =
     """
     config = settings.model_config
     gpu_memory_bytes = _memory_of_stages(settings, gpu_memory_bytes)
+    cut = _choose_cut(settings, gpu_memory_bytes)
     empty = KVGeometry(
         block_tokens=settings.block_tokens,
         kv_dtype=settings.kv_dtype,
         num_kv_heads=config.num_key_value_heads,
         head_dim=config.head_dim,
-        layers_of_stage=_choose_layers(settings, gpu_memory_bytes),
+        layers_of_stage=cut.layers_of_stage,
         num_device_slots=0,
         num_host_slots=0,
         num_nvme_slots=0,
+        mlp_left_by_stage=cut.mlp_left_by_stage,
     )
     device_bytes = _device_kv_bytes(settings, empty, gpu_memory_bytes)
     nvme_bytes = settings.nvme_kv_bytes if settings.nvme_folder is not None else 0
@@ -113,16 +118,16 @@ def _memory_of_stages(settings: PipelineSettings, gpu_memory_bytes: Sequence[int
     return [num_bytes // shares for num_bytes in gpu_memory_bytes for _ in range(shares)]
 
 
-def _choose_layers(settings: PipelineSettings, gpu_memory_bytes: Sequence[int]) -> tuple[int, ...]:
+def _choose_cut(settings: PipelineSettings, gpu_memory_bytes: Sequence[int]) -> ModelCut:
     """On GPUs whose memory is what KV has room in, by that room too."""
     if settings.layers_of_stage is not None:
-        return settings.layers_of_stage
+        return ModelCut(settings.layers_of_stage, settings.mlp_left_by_stage)
     stages = range(settings.num_stages)
     is_cuda = settings.device == "cuda"
     room_bytes = None
     if is_cuda and settings.device_kv_bytes is None and len(gpu_memory_bytes) >= len(stages):
         room_bytes = [_room_without_weights(settings, s, gpu_memory_bytes[s]) for s in stages]
-    return split_layers(split_costs(settings), settings.num_stages, room_bytes)
+    return cut_model(split_costs(settings), settings.num_stages, room_bytes)
 
 
 def split_costs(settings: PipelineSettings) -> SplitCosts:
@@ -219,7 +224,7 @@ def _room_on_gpu(
 ) -> int:
     usable = _usable_bytes(settings, memory_bytes)
     weights = device_weight_bytes(
-        settings.model_config, geometry.layers_of_stage, stage, settings.dtype, settings.device
+        settings.model_config, geometry.cut, stage, settings.dtype, settings.device
     )
     room = _room_without_weights(settings, stage, memory_bytes) - weights
     buffers = activation_bytes(settings, stage) + CUDA_RESERVE_BYTES

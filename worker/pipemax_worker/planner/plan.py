@@ -55,6 +55,7 @@ class PlanReport(msgspec.Struct, frozen=True):
     hardware: str
     num_gpus: int
     layers_of_stage: tuple[int, ...]
+    mlp_left_by_stage: tuple[bool, ...]
     device_kv_tokens: int
     host_kv_tokens: int
     num_simulated: int
@@ -120,6 +121,7 @@ class Planner:
             hardware=self._derive(rows[0].choice).node.title,
             num_gpus=self._derive(rows[0].choice).node.num_gpus,
             layers_of_stage=geometry.layers_of_stage,
+            mlp_left_by_stage=geometry.mlp_left_by_stage,
             device_kv_tokens=geometry.num_device_slots * geometry.block_tokens,
             host_kv_tokens=geometry.num_host_slots * geometry.block_tokens,
             num_simulated=len(order.workload.lengths),

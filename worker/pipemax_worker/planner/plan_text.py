@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pipemax_worker.contract.model_cut import ModelCut
 from pipemax_worker.planner.limits import TimeShares
 from pipemax_worker.planner.plan import PlanReport, PlanRow
 
@@ -45,7 +46,7 @@ def describe_plan(report: PlanReport) -> Iterator[str]:
 
 def _describe_ground(report: PlanReport) -> Iterator[str]:
     yield f"{report.num_gpus} x {report.hardware}; a simulation, nothing was measured here"
-    layers = "/".join(map(str, report.layers_of_stage))
+    layers = ModelCut(report.layers_of_stage, report.mlp_left_by_stage).describe()
     yield (
         f"layers {layers}; KV: {report.device_kv_tokens:,} tokens on the GPUs, "
         f"{report.host_kv_tokens:,} in host memory"

@@ -36,7 +36,7 @@ class EngineRun(msgspec.Struct, frozen=True):
     num_device_blocks      the device tier.
     floor_seconds          what the median step cannot be faster than; 0: not measured.
     gpu_memory_bytes       of each GPU at the end, by all programs: engines do not give memory back.
-    layers_of_stage        how the model was cut.
+    layers_of_stage, mlp_left_by_stage   how the model was cut (``ModelCut``).
     split_advice           how the stages' times ask for it to be cut.
     """
 
@@ -60,6 +60,7 @@ class EngineRun(msgspec.Struct, frozen=True):
     gpu_memory_bytes: tuple[int, ...] = ()
     layers_of_stage: tuple[int, ...] = ()
     split_advice: SplitAdvice | None = None
+    mlp_left_by_stage: tuple[bool, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -112,14 +113,15 @@ def run_session(
         (peak_live_blocks, session.geometry.num_device_slots),
         token_ids,
     )
-    layers_of_stage = session.geometry.layers_of_stage
+    cut = session.geometry.cut
     stage_seconds = [stage.compute_seconds for stage in run.stages]
     run = msgspec.structs.replace(
         run,
         steady=timeline.steady_part(),
         gpu_memory_bytes=gpu_memory_used_bytes(),
-        layers_of_stage=layers_of_stage,
-        split_advice=advise_split(split_costs(settings.pipeline), layers_of_stage, stage_seconds),
+        layers_of_stage=cut.layers_of_stage,
+        mlp_left_by_stage=cut.mlp_left_by_stage,
+        split_advice=advise_split(split_costs(settings.pipeline), cut, stage_seconds),
     )
     if speeds is None:
         return run

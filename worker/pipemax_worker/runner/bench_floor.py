@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -74,16 +73,12 @@ def build_floor(settings: PipelineSettings, geometry: KVGeometry, speeds: CopySp
         for stage in stages
     ]
     weights = [
-        weight_bytes(config, geometry.layers_of_stage, stage, dtype)
+        weight_bytes(config, geometry.cut, stage, dtype)
         - (embedding_bytes if is_looked_up[stage] else 0)
         for stage in stages
     ]
     kv = [geometry.payload_bytes(stage) // geometry.block_tokens for stage in stages]
-    ends = list(itertools.accumulate(geometry.layers_of_stage))
-    experts = [
-        derive_experts(config, range(end - num_layers, end))
-        for end, num_layers in zip(ends, geometry.layers_of_stage, strict=True)
-    ]
+    experts = [derive_experts(config, geometry.cut.layers(stage).mlp) for stage in stages]
     return StepFloor(
         speeds.device, tuple(weights), tuple(kv), tuple(experts), KV_DTYPE_BYTES[dtype]
     )

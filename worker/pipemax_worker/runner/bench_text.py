@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipemax_worker.contract.geometry import Tier
+from pipemax_worker.contract.model_cut import ModelCut
 from pipemax_worker.contract.statistics import CopyTotals, StageTotals
 from pipemax_worker.runner.bench_conditions import BenchConditions
 from pipemax_worker.runner.bench_engine import EngineRun
@@ -122,7 +123,8 @@ def _describe_split(run: EngineRun) -> Iterator[str]:
     advice = run.split_advice
     if len(run.layers_of_stage) < 2 or advice is None:
         return
-    text = "  layers   " + ",".join(map(str, run.layers_of_stage))
+    cut = ModelCut(run.layers_of_stage, run.mlp_left_by_stage)
+    text = f"  layers   {cut.describe(',')}"
     if advice.layers_of_stage != run.layers_of_stage:
         better = ",".join(map(str, advice.layers_of_stage))
         share = f"{100 * advice.time_share:.0f} %"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from pipemax_worker.contract.model_cut import ModelCut
 from pipemax_worker.contract.weights import device_weight_bytes, weight_bytes
 from pipemax_worker.errors import GpuLostError, KVTierError, PreflightError
 from pipemax_worker.job.inference_job import InferenceJob
@@ -66,13 +67,13 @@ def derive_needs(job: InferenceJob, settings: PipelineSettings) -> Needs:
 def _host_weight_bytes(settings: PipelineSettings) -> int:
     """All that no GPU holds, of all stages together."""
     config, dtype = settings.model_config, settings.dtype
-    layers = partition_layers(config, settings.num_stages)
+    cut = ModelCut(partition_layers(config, settings.num_stages))
     stages = range(settings.num_stages)
-    num_bytes = sum(weight_bytes(config, layers, stage, dtype) for stage in stages)
+    num_bytes = sum(weight_bytes(config, cut, stage, dtype) for stage in stages)
     if settings.device == "cpu":
         return num_bytes
     return num_bytes - sum(
-        device_weight_bytes(config, layers, stage, dtype, settings.device) for stage in stages
+        device_weight_bytes(config, cut, stage, dtype, settings.device) for stage in stages
     )
 
 

@@ -67,17 +67,19 @@ def load_model(
     config: StageConfig, model_config: ModelConfig, geometry: KVGeometry, device: torch.device
 ) -> LoadedModel:
     """This stage's layers of ``config.model_folder``, or random ones of that shape."""
+    layers = geometry.cut.layers(config.stage)
     return StageModel(
         model_config,
         open_weights(config, device),
         first_layer=config.first_layer,
-        num_layers=geometry.layers_of_stage[config.stage],
+        num_layers=len(layers.attention),
         is_first=config.stage == 0,
         is_last=config.stage == config.num_stages - 1,
         device=device,
         dtype=getattr(torch, config.dtype),
         kv_dtype=KV_DTYPES[geometry.kv_dtype],
         max_num_requests=config.max_num_requests,
+        mlp_layers=layers.mlp,
     )
 
 

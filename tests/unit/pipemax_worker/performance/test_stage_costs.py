@@ -35,6 +35,18 @@ def test_the_head_is_read_every_step_and_multiplied_with_sampled_rows_alone() ->
     assert COSTS[1].num_head_parameters == TABLE
 
 
+def test_an_mlp_left_to_the_next_stage_is_read_there() -> None:
+    geometry = KVGeometry(16, "bfloat16", 2, 16, (3, 2), 10, 0, 0, mlp_left_by_stage=(True, False))
+    first, second = derive_stage_costs(CONFIG, geometry, "bfloat16")
+    assert first.num_parameters == 3 * ATTENTION + 2 * MLP
+    assert first.weight_bytes == 2 * first.num_parameters
+    assert second.num_parameters == 2 * ATTENTION + 3 * MLP
+    assert second.weight_bytes == 2 * (second.num_parameters + TABLE)
+    for cut, whole in zip((first, second), COSTS, strict=True):
+        assert cut.kv_bytes_per_token == whole.kv_bytes_per_token
+        assert cut.attention_width == whole.attention_width
+
+
 def test_attention_goes_by_the_layers_of_the_stage() -> None:
     assert [cost.attention_width for cost in COSTS] == [3 * 4 * 16, 2 * 4 * 16]
     assert [cost.kv_bytes_per_token for cost in COSTS] == [3 * 2 * 2 * 16 * 2, 2 * 2 * 2 * 16 * 2]

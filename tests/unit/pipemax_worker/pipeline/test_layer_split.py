@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipemax_worker.contract.model_config import load_model_config, parse_model_config
-from pipemax_worker.pipeline.layer_split import SplitCosts, split_layers
+from pipemax_worker.contract.model_cut import ModelCut
+from pipemax_worker.pipeline.layer_split import SplitCosts, cut_model, split_layers
 from pipemax_worker.pipeline.partition import derive_split_costs
 
 SHAPES = Path(__file__).parents[4] / "tools/shapes"
@@ -96,6 +97,81 @@ def test_most_kv_per_second_where_room_is_known(
         assert split == split_layers(costs, len(rooms))
 
 
+def all_cuts(num_layers: int, num_stages: int) -> Iterator[ModelCut]:
+    """Within layers too."""
+    for split in all_splits(num_layers, num_stages):
+        for left in itertools.product((False, True), repeat=num_stages - 1):
+            yield ModelCut(split, (*left, False))
+
+
+def sum_parts(costs: SplitCosts, cut: ModelCut, stage: int) -> int:
+    """Bytes of a stage's layers and parts of layers."""
+    attention, mlp = cut.layers(stage)
+    of_attention = sum(costs.layer_bytes[layer] - costs.mlp_bytes[layer] for layer in attention)
+    return of_attention + sum(costs.mlp_bytes[layer] for layer in mlp)
+
+
+def kv_tokens_of_parts(costs: SplitCosts, cut: ModelCut, rooms: list[int]) -> int:
+    tokens = []
+    for stage, room in enumerate(rooms):
+        held = sum_parts(costs, cut, stage)
+        held += costs.embedding_bytes if stage == 0 else 0
+        held += costs.head_bytes if stage == cut.num_stages - 1 else 0
+        tokens.append((room - held) // (cut.layers_of_stage[stage] * costs.kv_bytes_per_token))
+    return min(tokens)
+
+
+def rate_of_parts(costs: SplitCosts, cut: ModelCut, rooms: list[int]) -> float:
+    """As :func:`rate`, part by part; times are bytes, as ``costs_of`` makes them."""
+    tokens = kv_tokens_of_parts(costs, cut, rooms)
+    each = costs.kv_seconds_per_token * tokens / cut.num_stages
+    seconds = [
+        sum_parts(costs, cut, stage) + each * count
+        for stage, count in enumerate(cut.layers_of_stage)
+    ]
+    seconds[-1] += costs.head_seconds
+    return tokens / max(seconds)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(1, 9)), min_size=2, max_size=6),
+    st.lists(st.integers(10, 150), min_size=2, max_size=4),
+    st.integers(0, 20),
+    st.integers(0, 20),
+)
+def test_most_kv_per_second_of_all_cuts_within_layers_too(
+    layers: list[tuple[int, int]], rooms: list[int], embedding: int, head: int
+) -> None:
+    if len(rooms) > len(layers):
+        return
+    costs = costs_of([attention + mlp for attention, mlp in layers], embedding, head)
+    costs = replace(costs, mlp_bytes=tuple(mlp for _, mlp in layers))
+    best = max(rate_of_parts(costs, cut, rooms) for cut in all_cuts(len(layers), len(rooms)))
+    cut = cut_model(costs, len(rooms), rooms)
+    whole = split_layers(costs, len(rooms), rooms)
+    if best <= 0:
+        assert cut == ModelCut(whole)
+        return
+    assert rate_of_parts(costs, cut, rooms) == pytest.approx(best)
+    if rate_of_parts(costs, ModelCut(whole), rooms) == pytest.approx(best):
+        assert cut == ModelCut(whole), "of equals whole layers"
+
+
+def test_without_a_room_layers_stay_whole() -> None:
+    """Though a cut within one would be as fast."""
+    costs = replace(costs_of([10] * 5), mlp_bytes=(5,) * 5)
+    assert cut_model(costs, 2) == ModelCut((3, 2))
+    assert cut_model(costs, 2, [100, 100]) == ModelCut((3, 2), (True, False))
+
+
+def test_no_more_cuts_within_layers_than_are_needed() -> None:
+    """Of four stages of which one is small: a half of a layer goes past its neighbours alone."""
+    costs = replace(costs_of([10] * 16), mlp_bytes=(8,) * 16)
+    cut = cut_model(costs, 4, [100, 58, 100, 100])
+    assert 1 <= sum(cut.mlp_left_by_stage) <= 2
+
+
 def test_room_for_kv_outweighs_speed() -> None:
     """The fastest split leaves the last stage 1 byte, the other 11."""
     costs = replace(costs_of([10, 10, 10, 10], head=5), kv_seconds_per_token=0.0)
@@ -159,6 +235,12 @@ class TestTheGround:
         split = split_layers(costs, 4, rooms)
         assert kv_tokens(costs, split, rooms) == 115_260
 
+    def test_cuts_within_layers(self) -> None:
+        costs, rooms = replace(self.costs(), embedding_bytes=0), [self.ROOM] * 4
+        cut = cut_model(costs, 4, rooms)
+        assert cut == ModelCut((17, 16, 16, 15), (True, False, False, False))
+        assert kv_tokens_of_parts(costs, cut, rooms) == 124_384
+
     def test_with_the_head_split_over_the_stages_as_well(self) -> None:
         costs = self.costs()
         rooms = [self.ROOM - costs.head_bytes // 4] * 4
@@ -174,6 +256,6 @@ class TestTheGround:
 def test_large_models_are_split_in_a_moment(name: str, num_stages: int) -> None:
     costs = derive_split_costs(load_model_config(SHAPES / name))
     rooms = [int(1.2 * sum(costs.layer_bytes) / num_stages)] * num_stages
-    split = split_layers(costs, num_stages, rooms)
+    split = cut_model(costs, num_stages, rooms).layers_of_stage
     assert sum(split) == len(costs.layer_bytes)
     assert max(split) - min(split) <= 3

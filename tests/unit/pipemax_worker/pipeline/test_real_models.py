@@ -15,6 +15,7 @@ from kit.pipeline_driver import (
     static_messages,
 )
 from pipemax_worker.contract.model_config import load_model_config
+from pipemax_worker.contract.model_cut import ModelCut
 from pipemax_worker.pipeline.executor import PipelineExecutor
 
 NUM_TOKENS = 16
@@ -22,18 +23,18 @@ NUM_TOKENS = 16
 
 @pytest.mark.parametrize("device", devices(num_gpus=4))
 @pytest.mark.parametrize(
-    ("name", "num_stages", "layers"),
+    ("name", "num_stages", "cut"),
     [
         ("llama", 1, None),
         ("qwen2", 2, None),
         ("mistral", 4, None),
-        ("qwen3", 4, None),
-        ("mixtral", 2, (3, 1)),
+        ("qwen3", 3, ModelCut((1, 2, 1), (True, True, False))),
+        ("mixtral", 2, ModelCut((3, 1))),
         ("qwen3-moe", 4, None),
     ],
 )
 def test_greedy_tokens_are_the_oracles(
-    tmp_path: Path, name: str, num_stages: int, layers: tuple[int, ...] | None, device: str
+    tmp_path: Path, name: str, num_stages: int, cut: ModelCut | None, device: str
 ) -> None:
     folder = save_model(tmp_path, name)
     generator = random.Random(num_stages)
@@ -46,7 +47,7 @@ def test_greedy_tokens_are_the_oracles(
         model_folder=folder,
         model_config=load_model_config(folder),
         device=device,
-        layers_of_stage=layers,
+        cut=cut,
     )
     executor = PipelineExecutor(make_configs(settings))
     try:

@@ -8,6 +8,7 @@ from kit.fake_model import fake_model_config
 from kit.pipeline_driver import make_settings
 from pipemax_worker.contract.geometry import KVGeometry
 from pipemax_worker.contract.model_config import ModelConfig, parse_model_config
+from pipemax_worker.contract.model_cut import ModelCut
 from pipemax_worker.contract.weights import device_weight_bytes, weight_bytes
 from pipemax_worker.errors import KVTierError, StageDiedError
 from pipemax_worker.pipeline.cores import available_cores
@@ -79,9 +80,7 @@ def test_a_gpu_gives_what_weights_and_buffers_leave() -> None:
     geometry = build_geometry(settings, [24 * GIB] * 4)
     rooms = [
         int(24 * GIB * 0.9)
-        - device_weight_bytes(
-            settings.model_config, geometry.layers_of_stage, stage, "bfloat16", "cuda"
-        )
+        - device_weight_bytes(settings.model_config, geometry.cut, stage, "bfloat16", "cuda")
         - activation_bytes(settings, stage)
         - CUDA_RESERVE_BYTES
         for stage in range(4)
@@ -124,6 +123,21 @@ def test_layers_go_where_there_is_room_for_kv() -> None:
     assert geometry.num_device_slots > even.num_device_slots
 
 
+def test_layers_are_cut_in_two_where_kv_has_more_room_for_it() -> None:
+    """As many layers a stage as before, and the last one's MLP at the neighbour's."""
+    memory = [24 * GIB] * 4
+    geometry = build_geometry(on_gpu(), memory)
+    assert any(geometry.mlp_left_by_stage)
+    for layers in ((17, 16, 16, 15), (16, 16, 16, 16), (16, 17, 16, 15)):
+        whole = build_geometry(on_gpu(layers_of_stage=layers), memory)
+        assert whole.cut == ModelCut(layers)
+        assert whole.num_device_slots < geometry.num_device_slots
+    again = on_gpu(
+        layers_of_stage=geometry.layers_of_stage, mlp_left_by_stage=geometry.mlp_left_by_stage
+    )
+    assert build_geometry(again, memory) == geometry
+
+
 def test_the_jobs_own_split_is_taken(tmp_path: Path) -> None:
     settings = make_settings(3, folder=tmp_path, model_config=fake_model_config(7))
     settings = msgspec.structs.replace(settings, layers_of_stage=(1, 5, 1))
@@ -163,7 +177,8 @@ class TestExperts:
     DENSE, EXPERTS = 3 * 64 * 96, 8 * 3 * 64 * 32 + 8 * 64
 
     def test_weights_of_each_stage(self) -> None:
-        found = [weight_bytes(self.CONFIG, (1, 1, 2), stage, "bfloat16") for stage in range(3)]
+        cut = ModelCut((1, 1, 2))
+        found = [weight_bytes(self.CONFIG, cut, stage, "bfloat16") for stage in range(3)]
         assert found == [
             2 * (self.ATTENTION + self.DENSE + self.TABLE),
             2 * (self.ATTENTION + self.EXPERTS),
@@ -198,8 +213,8 @@ def test_a_device_tier_without_room_for_a_block() -> None:
 def test_tied_embeddings_are_held_once_by_a_single_stage() -> None:
     config = msgspec.structs.replace(fake_model_config(4), tie_word_embeddings=True)
     table = config.embedding_parameters * 4
-    alone = weight_bytes(config, (4,), 0, "float32")
-    split = sum(weight_bytes(config, (2, 2), stage, "float32") for stage in range(2))
+    alone = weight_bytes(config, ModelCut((4,)), 0, "float32")
+    split = sum(weight_bytes(config, ModelCut((2, 2)), stage, "float32") for stage in range(2))
     assert split - alone == table
 
 
@@ -210,8 +225,8 @@ def test_what_of_the_weights_is_in_a_devices_memory(layers: tuple[int, ...], is_
     config = msgspec.structs.replace(fake_model_config(4), tie_word_embeddings=is_tied)
 
     def on_host(stage: int, device: str) -> int:
-        everywhere = weight_bytes(config, layers, stage, "bfloat16")
-        return everywhere - device_weight_bytes(config, layers, stage, "bfloat16", device)
+        everywhere = weight_bytes(config, ModelCut(layers), stage, "bfloat16")
+        return everywhere - device_weight_bytes(config, ModelCut(layers), stage, "bfloat16", device)
 
     table = 2 * config.embedding_parameters
     assert on_host(0, "cuda") == (0 if is_tied and layers == (4,) else table)

@@ -135,6 +135,9 @@ def test_a_split_that_the_times_ask_for_is_named() -> None:
     text = "\n".join(describe_report(report))
     better = "by these times --layers 16,17,17,14 would take 95 % of the slowest stage's"
     assert f"  layers   15,17,17,15; {better}" in text
+    within = msgspec.structs.replace(cut, mlp_left_by_stage=(True, False, False, False))
+    report = BenchReport(CONDITIONS, (Measured("within", 4, (within,)),))
+    assert f"  layers   15-,17,17,15; {better}" in "\n".join(describe_report(report))
     good = msgspec.structs.replace(cut, split_advice=SplitAdvice((15, 17, 17, 15), 1.0))
     report = BenchReport(CONDITIONS, (Measured("uneven", 4, (good,)),))
     assert "  layers   15,17,17,15\n" in "\n".join(describe_report(report)) + "\n"

@@ -8,12 +8,11 @@ logits (as vLLM has it).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES
 from pipemax_worker.contract.model_config import ModelConfig
+from pipemax_worker.contract.model_cut import ModelCut
 from pipemax_worker.contract.weights import device_weight_bytes, weight_bytes
 from pipemax_worker.engine.config import SchedulerConfig
 from pipemax_worker.performance.batch_shape import BatchShape
@@ -60,7 +59,9 @@ def derive_cost(settings: SimulationSettings) -> TensorParallelCost:
 def card_cost(settings: SimulationSettings) -> StageCost:
     """What one card holds of the whole model."""
     geometry = msgspec.structs.replace(
-        settings.geometry, layers_of_stage=(settings.model.num_hidden_layers,)
+        settings.geometry,
+        layers_of_stage=(settings.model.num_hidden_layers,),
+        mlp_left_by_stage=(),
     )
     whole = derive_stage_costs(settings.model, geometry, settings.dtype)[0]
     num_cards = settings.node.num_gpus
@@ -76,15 +77,14 @@ def num_slots(settings: SimulationSettings) -> int:
     """Blocks that fit beside a card's part of the weights, in the memory that the tightest stage of
     the pipeline in ``settings`` fills."""
     geometry, num_cards = settings.geometry, settings.node.num_gpus
-    layers_of_stage = geometry.layers_of_stage
     card_bytes = max(
         device_weight_bytes(
-            settings.model, layers_of_stage, stage, settings.dtype, settings.node.device
+            settings.model, geometry.cut, stage, settings.dtype, settings.node.device
         )
         + geometry.num_device_slots * geometry.slot_bytes(stage)
         for stage in range(geometry.num_stages)
     )
-    part_bytes = _all_weight_bytes(settings.model, layers_of_stage, settings.dtype) / num_cards
+    part_bytes = _all_weight_bytes(settings.model, geometry.cut, settings.dtype) / num_cards
     return int((card_bytes - part_bytes) // (geometry.block_bytes() * kv_share(settings)))
 
 
@@ -96,10 +96,8 @@ def max_num_requests(scheduler: SchedulerConfig) -> int:
     return min(num_requests, scheduler.max_num_running)
 
 
-def _all_weight_bytes(model: ModelConfig, layers_of_stage: Sequence[int], dtype: str) -> int:
-    num_bytes = sum(
-        weight_bytes(model, layers_of_stage, stage, dtype) for stage in range(len(layers_of_stage))
-    )
-    if len(layers_of_stage) > 1 and model.tie_word_embeddings:  # both ends of a pipeline have it
+def _all_weight_bytes(model: ModelConfig, cut: ModelCut, dtype: str) -> int:
+    num_bytes = sum(weight_bytes(model, cut, stage, dtype) for stage in range(cut.num_stages))
+    if cut.num_stages > 1 and model.tie_word_embeddings:  # both ends of a pipeline have it
         num_bytes -= model.embedding_parameters * KV_DTYPE_BYTES[dtype]
     return num_bytes

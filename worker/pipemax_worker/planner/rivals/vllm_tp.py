@@ -25,6 +25,7 @@ def as_one_stage(settings: SimulationSettings) -> SimulationSettings:
     geometry = msgspec.structs.replace(
         settings.geometry,
         layers_of_stage=(settings.model.num_hidden_layers,),
+        mlp_left_by_stage=(),
         num_device_slots=tensor_parallel.num_slots(settings),
         num_host_slots=0,
         num_nvme_slots=0,

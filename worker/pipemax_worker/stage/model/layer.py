@@ -1,4 +1,5 @@
-"""One decoder layer: attention and an MLP or experts, each behind an RMSNorm and a residual.
+"""The two halves of a decoder layer: attention, and an MLP or experts, each behind an RMSNorm and
+with a residual. A stage may end between them; the next one begins with the second half then.
 
 The model families differ in biases, QK norm, sliding window and experts alone, and all of these are
 read from :class:`ModelConfig`; so there is one layer for all.
@@ -18,8 +19,8 @@ WITH_RESIDUAL = frozenset({"output", "down"})
 """Matrices whose product is added to a residual."""
 
 
-class DecoderLayer:
-    """Layer ``index`` of the model. Reads its weights when built."""
+class AttentionBlock:
+    """The attention of layer ``index`` of the model. Reads its weights when built."""
 
     def __init__(self, config: ModelConfig, weights: WeightSource, index: int) -> None:
         self._eps = config.rms_norm_eps
@@ -31,8 +32,7 @@ class DecoderLayer:
         )
         prefix = f"model.layers.{index}."
         hidden = config.hidden_size
-        self._attention_norm = weights.read(prefix + "input_layernorm.weight", hidden)
-        self._mlp_norm = weights.read(prefix + "post_attention_layernorm.weight", hidden)
+        self._norm = weights.read(prefix + "input_layernorm.weight", hidden)
         self._qk_norm = _read_qk_norm(config, weights, prefix + "self_attn.")
         self._qkv = _read_qkv(config, weights, prefix + "self_attn.")
         self._output = read_linear(
@@ -41,17 +41,16 @@ class DecoderLayer:
             config.num_attention_heads * config.head_dim,
             config.has_output_bias,
         )
-        self._mlp = read_feed_forward(config, weights, index)
 
     @property
     def matrices(self) -> dict[str, Linear]:
         """Those that every row goes through, by what they are for."""
-        return {"qkv": self._qkv, "output": self._output, **self._mlp.matrices}
+        return {"qkv": self._qkv, "output": self._output}
 
     @property
     def weight_bytes(self) -> int:
-        parts = (self._qkv, self._output, self._mlp)
-        norms = [self._attention_norm, self._mlp_norm]
+        parts = (self._qkv, self._output)
+        norms = [self._norm]
         if self._qk_norm is not None:
             norms += [self._qk_norm.query, self._qk_norm.key]
         return sum(part.weight_bytes for part in parts) + sum(norm.nbytes for norm in norms)
@@ -59,13 +58,35 @@ class DecoderLayer:
     def __call__(self, hidden: torch.Tensor, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
         """``hidden`` [num_tokens, hidden] -> the same shape. Appends the new tokens' keys and
         values to ``kv`` [num_slots, 2, block_tokens, num_kv_heads, head_dim], then attends."""
-        normed = kernels.rms_norm(hidden, self._attention_norm, self._eps)
+        normed = kernels.rms_norm(hidden, self._norm, self._eps)
         qkv = self._qkv(normed)  # [num_tokens, (num_heads + 2 num_kv_heads) head_dim]
         kernels.rotate_and_append(qkv, self._qk_norm, kv, self._shape)
         attended = kernels.attention(qkv, kv, self._shape)
-        hidden = self._output(attended, residual=hidden)
-        normed = kernels.rms_norm(hidden, self._mlp_norm, self._eps)
-        return self._mlp(normed, hidden, kernels)
+        return self._output(attended, residual=hidden)
+
+
+class FeedForwardBlock:
+    """What follows the attention in layer ``index`` of the model. Reads its weights when built."""
+
+    def __init__(self, config: ModelConfig, weights: WeightSource, index: int) -> None:
+        self._eps = config.rms_norm_eps
+        name = f"model.layers.{index}.post_attention_layernorm.weight"
+        self._norm = weights.read(name, config.hidden_size)
+        self._feed_forward = read_feed_forward(config, weights, index)
+
+    @property
+    def matrices(self) -> dict[str, Linear]:
+        """Those that every row goes through, by what they are for."""
+        return self._feed_forward.matrices
+
+    @property
+    def weight_bytes(self) -> int:
+        return self._norm.nbytes + self._feed_forward.weight_bytes
+
+    def __call__(self, hidden: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        """``hidden`` [num_tokens, hidden] -> the same shape."""
+        normed = kernels.rms_norm(hidden, self._norm, self._eps)
+        return self._feed_forward(normed, hidden, kernels)
 
 
 def _read_qkv(config: ModelConfig, weights: WeightSource, prefix: str) -> Linear:

@@ -13,7 +13,7 @@ from pipemax_worker.stage.model.checkpoint import WeightSource
 from pipemax_worker.stage.model.cuda.create import choose_libraries, create_cuda_steps
 from pipemax_worker.stage.model.embedding import EMBEDDING, read_embedding
 from pipemax_worker.stage.model.kernels import Kernels
-from pipemax_worker.stage.model.layer import DecoderLayer
+from pipemax_worker.stage.model.layer import AttentionBlock, FeedForwardBlock
 from pipemax_worker.stage.model.linear import Linear
 from pipemax_worker.stage.model.native.kernels import NativeBackend
 from pipemax_worker.stage.model.rope import RotaryEmbedding
@@ -21,9 +21,10 @@ from pipemax_worker.stage.model.torch_kernels import TorchKernels
 
 
 class StageModel:
-    """Layers ``first_layer`` to ``first_layer + num_layers`` of a model.
+    """Layers ``first_layer`` to ``first_layer + num_layers`` of a model, and its embedding or head;
+    of these layers the attention alone if ``mlp_layers`` says whose MLPs are its own.
 
-    Reads from ``weights`` the tensors of its own layers, plus the embedding if ``is_first`` and the
+    Reads from ``weights`` the tensors of its own parts, plus the embedding if ``is_first`` and the
     final norm and LM head if ``is_last`` (the embedding's tensor, if the two are tied). Weights and
     activations are ``dtype``; norms, RoPE angles and logits are computed in float32.
 
@@ -42,15 +43,16 @@ class StageModel:
         dtype: torch.dtype,
         kv_dtype: torch.dtype | None = None,
         max_num_requests: int = 256,
+        mlp_layers: range | None = None,
     ) -> None:
         """``kv_dtype``: what the kernels are built for; None: ``dtype``. ``max_num_requests``: rows
-        of a batch for whose logits room is kept."""
+        of a batch for whose logits room is kept. ``mlp_layers``: as ``ModelCut`` gives them."""
         self._embedding = None
         if is_first:
             self._embedding = read_embedding(config, weights, device, is_only_stage=is_last)
-        self._layers = [
-            DecoderLayer(config, weights, first_layer + index) for index in range(num_layers)
-        ]
+        attention_layers = range(first_layer, first_layer + num_layers)
+        mlp_layers = attention_layers if mlp_layers is None else mlp_layers
+        self._blocks = _read_blocks(config, weights, attention_layers, mlp_layers)
         table = None if self._embedding is None else self._embedding.table
         self._head = LMHead(config, weights, table) if is_last else None
         self._rope = RotaryEmbedding(config, device, dtype)
@@ -67,12 +69,12 @@ class StageModel:
             max_sampled=max_num_requests,
         )
         if self._cuda is not None:
-            choose_libraries(self._cuda, [layer.matrices for layer in self._layers], device)
+            choose_libraries(self._cuda, [block.matrices for block in self._blocks], device)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of weights on the device."""
-        total = sum(layer.weight_bytes for layer in self._layers)
+        total = sum(block.weight_bytes for block in self._blocks)
         if self._embedding is not None:
             total += self._embedding.weight_bytes
         return total + (0 if self._head is None else self._head.weight_bytes)
@@ -126,8 +128,13 @@ class StageModel:
         """``out``: where the logits go, if it is given and there are any."""
         if self._embedding is not None:
             hidden = self._embedding(hidden)
-        for index, layer in enumerate(self._layers):
-            hidden = layer(hidden, kv[:, index], kernels)
+        num_attended = 0
+        for block in self._blocks:
+            if isinstance(block, AttentionBlock):
+                hidden = block(hidden, kv[:, num_attended], kernels)
+                num_attended += 1
+            else:
+                hidden = block(hidden, kernels)
         if self._head is None:
             return hidden
         return self._head(hidden, sample_rows, kernels, out)
@@ -172,6 +179,19 @@ class LMHead:
             return hidden.new_empty(0, self._vocab_size, dtype=torch.float32)
         normed = kernels.rms_norm(hidden[rows], self._norm, self._eps)
         return self._projection.in_float32(normed, out)  # [num_sampled, vocab]
+
+
+def _read_blocks(
+    config: ModelConfig, weights: WeightSource, attention_layers: range, mlp_layers: range
+) -> list[AttentionBlock | FeedForwardBlock]:
+    """In the order in which hidden states go through them."""
+    blocks: list[AttentionBlock | FeedForwardBlock] = []
+    for layer in sorted({*attention_layers, *mlp_layers}):
+        if layer in attention_layers:
+            blocks.append(AttentionBlock(config, weights, layer))
+        if layer in mlp_layers:
+            blocks.append(FeedForwardBlock(config, weights, layer))
+    return blocks
 
 
 def _check(hidden_or_token_ids: torch.Tensor, batch: Batch, kv: torch.Tensor) -> None:

@@ -10,6 +10,7 @@ import torch
 from kit.models import build_oracle, save_model
 from kit.paged_model import CPU, PagedModel
 from pipemax_worker.contract.model_config import load_model_config
+from pipemax_worker.contract.model_cut import ModelCut
 from pipemax_worker.errors import ModelNotFoundError, UnsupportedModelError
 from pipemax_worker.stage.model.checkpoint import INDEX_FILE, Checkpoint
 from pipemax_worker.stage.model.model import StageModel
@@ -69,6 +70,38 @@ def test_a_stage_needs_only_the_shards_of_its_own_layers(sharded: Path) -> None:
     assert load_stage(sharded, 1, 1).weight_bytes > 0
     with pytest.raises(ModelNotFoundError, match="not found"):
         load_stage(sharded, 2, 1)
+
+
+class NotedWeights(Checkpoint):
+    """Says what was read."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, CPU, torch.float32)
+        self.names: list[str] = []
+
+    def _mapped(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        self.names.append(name)
+        return super()._mapped(name, shape)
+
+
+def test_stages_cut_within_layers_read_every_tensor_once(folder: Path) -> None:
+    """The first one leaves layer 1's MLP, with its norm, to the second."""
+    config = load_model_config(folder)
+    cut = ModelCut((2, 2), (True, False))
+    read = []
+    for stage in range(2):
+        layers, weights = cut.layers(stage), NotedWeights(folder)
+        first, count = layers.attention.start, len(layers.attention)
+        StageModel(
+            config, weights, first, count, stage == 0, stage == 1, CPU, torch.float32,
+            mlp_layers=layers.mlp,
+        )  # fmt: skip
+        read.append(weights.names)
+    assert sorted(read[0] + read[1]) == sorted(load_file(folder / "model.safetensors"))
+    of_layer = [[name for name in names if ".layers.1." in name] for names in read]
+    assert all("self_attn" in name or "input_layernorm" in name for name in of_layer[0])
+    assert all("mlp" in name or "post_attention" in name for name in of_layer[1])
+    assert min(map(len, of_layer)) > 1
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-tied"])

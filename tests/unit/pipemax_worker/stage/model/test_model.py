@@ -15,6 +15,9 @@ from pipemax_worker.errors import InvariantError
 
 FolderOf = Callable[[str], Path]
 
+CUTS_OF_THREE = ((True, False, False), (False, True, False), (True, True, False))
+"""Of three stages, those that leave the MLP of their last layer."""
+
 
 def random_tokens(*shape: int, seed: int = 3) -> torch.Tensor:
     return torch.randint(3, VOCAB_SIZE, shape, generator=torch.Generator().manual_seed(seed))
@@ -63,6 +66,35 @@ def test_stages_change_nothing(
     whole = PagedModel(model_folder(name), (4,)).forward(chunks)
     split = PagedModel(model_folder(name), layers_of_stage).forward(chunks)
     assert torch.equal(split, whole)
+
+
+@pytest.mark.parametrize(
+    ("layers_of_stage", "left"),
+    [
+        *(((n, 4 - n), (True, False)) for n in (1, 2, 3)),
+        *(((1, n, 3 - n), left) for n in (1, 2) for left in CUTS_OF_THREE),
+        ((2, 1, 1), (True, True, False)),
+    ],
+)
+@pytest.mark.parametrize("name", ["llama", "llama-tied", "qwen2-sliding", "qwen3-moe", "mixtral"])
+def test_cuts_within_layers_change_nothing(
+    name: str,
+    layers_of_stage: tuple[int, ...],
+    left: tuple[bool, ...],
+    model_folder: FolderOf,
+) -> None:
+    """A stage begins with an MLP, ends with an attention, or both: equal to the last bit, a step of
+    a prompt and one behind it. And every weight is one stage's."""
+    folder = model_folder(name)
+    whole = PagedModel(folder, (4,))
+    cut = PagedModel(folder, layers_of_stage, mlp_left_by_stage=left)
+    for chunks in (
+        {0: random_tokens(11).tolist(), 1: random_tokens(1).tolist()},
+        {0: [5], 1: random_tokens(6).tolist()},
+    ):
+        assert torch.equal(cut.forward(chunks), whole.forward(chunks))
+    uncut = PagedModel(folder, layers_of_stage).stages
+    assert sum(stage.weight_bytes for stage in cut.stages) == sum(s.weight_bytes for s in uncut)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -30,13 +30,17 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return save_model(tmp_path_factory.mktemp(request.param), request.param)
 
 
-def paged_model(folder: Path, layers: tuple[int, ...] = (2, 2)) -> PagedModel:
-    return PagedModel(folder, layers, uses_native=False, num_slots=400)
+def paged_model(
+    folder: Path, layers: tuple[int, ...] = (2, 2), left: tuple[bool, ...] = ()
+) -> PagedModel:
+    return PagedModel(folder, layers, uses_native=False, num_slots=400, mlp_left_by_stage=left)
 
 
-def emulated(folder: Path, layers: tuple[int, ...] = (2, 2)) -> PagedModel:
+def emulated(
+    folder: Path, layers: tuple[int, ...] = (2, 2), left: tuple[bool, ...] = ()
+) -> PagedModel:
     """The same model, whose stages run their steps as on a GPU."""
-    model = paged_model(folder, layers)
+    model = paged_model(folder, layers, left)
     for index, stage in enumerate(model.stages):
         stage._cuda = steps_of(model, index)
     return model
@@ -123,6 +127,14 @@ def test_steps_padded_to_fast_row_counts(folder: Path) -> None:
         torch.testing.assert_close(
             ours.forward(chunks), theirs.forward(chunks), rtol=2e-3, atol=2e-3
         )
+
+
+def test_stages_cut_within_layers(folder: Path) -> None:
+    """The same steps, to the last bit."""
+    ours = emulated(folder, (2, 1, 1), (True, True, False))
+    whole = emulated(folder, (2, 1, 1))
+    for chunks in ({0: tokens(9), 1: tokens(1, 1)}, {0: [5], 1: [6], 2: tokens(4, 2)}, {2: [7]}):
+        assert torch.equal(ours.forward(chunks), whole.forward(chunks))
 
 
 def test_a_step_that_samples_nothing(folder: Path) -> None:
