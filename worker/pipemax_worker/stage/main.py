@@ -43,6 +43,7 @@ from pipemax_worker.stage.model.checkpoint import Checkpoint, WeightSource
 from pipemax_worker.stage.model.model import StageModel
 from pipemax_worker.stage.model.random_weights import RandomWeights
 from pipemax_worker.stage.nccl import NcclChannel
+from pipemax_worker.stage.numa import stay_beside
 from pipemax_worker.stage.parts import Model
 from pipemax_worker.stage.runner import StageRunner
 from pipemax_worker.stage.sampler import Sampler
@@ -201,6 +202,7 @@ def set_up_device(config: StageConfig) -> torch.device:
     device = torch.device(config.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        stay_beside(device)
         if config.memory_limit_bytes is not None:
             total = torch.cuda.get_device_properties(device).total_memory
             fraction = min(1.0, (config.memory_limit_bytes - CUDA_CONTEXT_BYTES) / total)
