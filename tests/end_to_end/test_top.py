@@ -23,7 +23,7 @@ def test_a_real_worker_in_a_frame(job: JobFolder) -> None:
     with RunningJob(job, hold="requests", at=4) as run:
         run.wait_for_requests(4)
         command = [sys.executable, "-m", "pipemax_worker.cli.main", "top", "--once", run.url]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
         progress = run.progress()
         run.process.send_signal(signal.SIGTERM)
         assert run.end() == 75

@@ -96,7 +96,7 @@ def test_a_small_trial_of_the_many(root: Path) -> None:
     options = ["--workers", "3", "--seconds", "2", "--mebibytes", "1", "--disturbed", "0"]
     options += ["--server", "moto"]
     command = [sys.executable, str(root / "tools" / "many_workers.py"), *options]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert "every line has exactly one" in ended.stdout, ended.stderr
     assert "3 worker processes, 0 killed, 0 frozen" in ended.stdout
     assert ended.stderr == ""

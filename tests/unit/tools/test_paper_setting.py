@@ -15,7 +15,7 @@ TOOL = ROOT / "tools" / "paper_setting.py"
 
 def run_tool(*arguments: object) -> str:
     command = [sys.executable, TOOL, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=250)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=550)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
