@@ -8,11 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from kit.held_run import HOLD_VARIABLE
 from kit.jobs import JobFolder
@@ -58,8 +59,16 @@ class RunningJob:
             env=environment,
         )
         self.said: list[str] = []
-        self.printed = ""
+        self._printed: list[str] = []
         self._url = ""
+        # By threads of their own: lines that a read has brought along lie in its buffer, where
+        # ``communicate`` does not look.
+        self._readers = [
+            threading.Thread(target=_read_lines, args=pair)
+            for pair in ((self.process.stderr, self.said), (self.process.stdout, self._printed))
+        ]
+        for reader in self._readers:
+            reader.start()
 
     def __enter__(self) -> RunningJob:
         return self
@@ -78,19 +87,22 @@ class RunningJob:
         for process_id in self.process_ids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process_id, signal.SIGKILL)
-        self.process.communicate()
+        self.process.wait()
+        self._join_readers()
         self.release()
 
     @property
     def url(self) -> str:
         """Without the page; waits until the run has said it."""
-        assert self.process.stderr is not None
         while not self._url:
-            line = self.process.stderr.readline()
-            assert line, f"the run has ended: {self.said}"
-            self.said.append(line)
-            if line.startswith("metrics: "):
+            has_ended = not self._readers[0].is_alive()
+            line = next((line for line in self.said if line.startswith("metrics: ")), "")
+            if line:
                 self._url = line.split()[1].removesuffix("/metrics,")
+            elif has_ended:
+                raise AssertionError(f"the run has ended: {self.said}")
+            else:
+                time.sleep(0.005)
         return self._url
 
     def get(self, page: str) -> bytes:
@@ -123,9 +135,19 @@ class RunningJob:
     def end(self) -> int:
         """Wait for the end; the exit code. ``said`` holds all of stderr then, ``printed`` all of
         stdout."""
-        self.printed, rest = self.process.communicate(timeout=PATIENCE_SECONDS)
-        self.said.extend(rest.splitlines(keepends=True))
-        return self.process.returncode
+        exit_code = self.process.wait(timeout=PATIENCE_SECONDS)
+        self._join_readers()
+        return exit_code
+
+    @property
+    def printed(self) -> str:
+        """All of stdout so far."""
+        return "".join(self._printed)
+
+    def _join_readers(self) -> None:
+        for reader in self._readers:
+            reader.join(PATIENCE_SECONDS)
+            assert not reader.is_alive(), "a process of the run holds its output open"
 
     def process_ids(self) -> list[int]:
         """Of all processes of the run that live, zombies aside."""
@@ -153,6 +175,13 @@ class RunningJob:
         while left := self.process_ids():
             assert time.monotonic() < deadline, f"still there: {left}"
             time.sleep(0.02)
+
+
+def _read_lines(stream: IO[str], lines: list[str]) -> None:
+    """To its end."""
+    with stream:
+        for line in stream:
+            lines.append(line)
 
 
 def _read(path: Path) -> bytes:
