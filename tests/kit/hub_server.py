@@ -82,12 +82,14 @@ class Mischief:
 
 
 class HubServer:
-    """Runs in threads from ``with`` on. ``bytes_sent`` counts bodies of large files."""
+    """Runs in threads from ``with`` on. ``bytes_sent`` counts bodies of large files, also what goes
+    out to a client that no longer listens; ``bytes_asked`` what was asked of them."""
 
     def __init__(self, repositories: Mapping[str, HubRepository]) -> None:
         self.repositories = dict(repositories)
         self.mischief = Mischief()
         self.bytes_sent = 0
+        self.bytes_asked = 0
         self.requests: list[tuple[str, str]] = []
         self.is_holding = threading.Event()
         self._released = threading.Event()
@@ -131,6 +133,10 @@ class HubServer:
     def note_request(self, verb: str, path: str) -> None:
         with self._lock:
             self.requests.append((verb, path))
+
+    def note_bytes_asked(self, num_bytes: int) -> None:
+        with self._lock:
+            self.bytes_asked += num_bytes
 
     def pass_bytes(self, num_bytes: int) -> None:
         """Count bytes that are about to go out; blocks while the server holds."""
@@ -274,6 +280,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        if is_large:
+            self.hub.note_bytes_asked(len(body))
         cut = self.hub.take_cut() if is_large else None
         try:
             self._send_body(body[:cut], is_large)

@@ -146,12 +146,12 @@ def test_a_stop_in_the_middle_keeps_what_was_fetched(
 
     with pytest.raises(StoppedError):
         fetch_model(MODEL, settings, Watch(check_stop=check_stop))
-    sent_bytes = hub.bytes_sent
+    asked_bytes = hub.bytes_asked
     plan = locate_model(MODEL, settings)
     assert isinstance(plan, DownloadPlan)
     assert plan.bytes_missing < weight_bytes(hub)
     check_files(fetch_model(MODEL, settings).folder, hub)
-    assert hub.bytes_sent - sent_bytes == plan.bytes_missing
+    assert hub.bytes_asked - asked_bytes == plan.bytes_missing
 
 
 def test_a_model_that_is_refused_costs_no_weights(hub: HubServer, settings: FetchSettings) -> None:
