@@ -21,8 +21,7 @@ HIDDEN_LINK_DEPTH = 4
 """Micro-batches that either end of a hidden link holds before ``send`` blocks. It bounds memory:
 at most ``2 * HIDDEN_LINK_DEPTH * max_batched_tokens * hidden_size`` elements a link."""
 
-SEQUENCE = struct.Struct("<q")
-"""What goes before a payload: the number of its message."""
+_SEQUENCE = struct.Struct("<q")
 
 
 class ActivationChannel(Protocol):
@@ -47,31 +46,52 @@ class ActivationChannel(Protocol):
     def close(self) -> None: ...
 
 
-Sockets = tuple[zmq.Socket[bytes] | None, zmq.Socket[bytes] | None]
+class HiddenSockets:
+    """From the stage before and to the stage after, as far as there is one: each message is its
+    number and a payload. One thread takes, one puts."""
 
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], config: StageConfig) -> None:
+        self.source: zmq.Socket[bytes] | None = None
+        self.target: zmq.Socket[bytes] | None = None
+        if config.hidden_in_address is not None:
+            self.source = context.socket(zmq.PULL)
+            self.source.rcvhwm = HIDDEN_LINK_DEPTH
+            self.source.bind(config.hidden_in_address)
+        if config.hidden_out_address is not None:
+            self.target = context.socket(zmq.PUSH)
+            self.target.sndhwm = HIDDEN_LINK_DEPTH
+            self.target.linger = 0
+            self.target.connect(config.hidden_out_address)
 
-def open_hidden_sockets(context: zmq.Context[zmq.Socket[bytes]], config: StageConfig) -> Sockets:
-    """From the stage before and to the stage after, as far as there is one."""
-    source = target = None
-    if config.hidden_in_address is not None:
-        source = context.socket(zmq.PULL)
-        source.rcvhwm = HIDDEN_LINK_DEPTH
-        source.bind(config.hidden_in_address)
-    if config.hidden_out_address is not None:
-        target = context.socket(zmq.PUSH)
-        target.sndhwm = HIDDEN_LINK_DEPTH
-        target.linger = 0
-        target.connect(config.hidden_out_address)
-    return source, target
+    def put(self, payload: memoryview, sequence: int, *, copy: bool) -> None:
+        """``copy``: else ``payload`` must not be written to afterwards."""
+        assert self.target is not None, "the last stage has nobody to send to"
+        self.target.send_multipart([_SEQUENCE.pack(sequence), payload], copy=copy)
 
+    def has_arrived(self) -> bool:
+        return bool(self._the_source.poll(0))
 
-def refuse_other_message(arrived: int, num_bytes: int, sequence: int, expected_bytes: int) -> None:
-    """Raises InvariantError if what arrived is not message ``sequence`` of that size."""
-    if arrived != sequence or num_bytes != expected_bytes:
-        raise InvariantError(
-            f"hidden states of message {arrived} ({num_bytes} bytes) arrived where "
-            f"message {sequence} ({expected_bytes} bytes) was expected"
-        )
+    def take(self, num_bytes: int, sequence: int) -> memoryview:
+        """The payload of message ``sequence``. Raises InvariantError if what arrives is not that,
+        or not of that size."""
+        header, payload = self._the_source.recv_multipart(copy=False)
+        (arrived,) = _SEQUENCE.unpack(header.bytes)
+        if arrived != sequence or len(payload.buffer) != num_bytes:
+            raise InvariantError(
+                f"hidden states of message {arrived} ({len(payload.buffer)} bytes) arrived where "
+                f"message {sequence} ({num_bytes} bytes) was expected"
+            )
+        return payload.buffer
+
+    def close(self) -> None:
+        for socket in (self.source, self.target):
+            if socket is not None:
+                socket.close()
+
+    @property
+    def _the_source(self) -> zmq.Socket[bytes]:
+        assert self.source is not None, "the first stage has nobody to receive from"
+        return self.source
 
 
 class ZmqChannel:
@@ -85,28 +105,20 @@ class ZmqChannel:
     ) -> None:
         self._dtype = getattr(torch, config.dtype)
         self._hidden_size = hidden_size
-        self._source, self._target = open_hidden_sockets(context, config)
+        self._sockets = HiddenSockets(context, config)
 
     def send(self, hidden: torch.Tensor, sequence: int) -> None:
-        assert self._target is not None, "the last stage has nobody to send to"
         payload = hidden.detach().contiguous().view(torch.uint8).numpy().data
-        self._target.send_multipart([SEQUENCE.pack(sequence), payload], copy=False)
-
-    def has_arrived(self) -> bool:
-        assert self._source is not None, "the first stage has nobody to receive from"
-        return bool(self._source.poll(0))
+        self._sockets.put(payload, sequence, copy=False)
 
     def receive(self, num_tokens: int, sequence: int) -> torch.Tensor:
-        assert self._source is not None, "the first stage has nobody to receive from"
-        header, payload = self._source.recv_multipart(copy=False)
         hidden = torch.empty(num_tokens, self._hidden_size, dtype=self._dtype)
         target = hidden.view(torch.uint8).numpy().reshape(-1).data
-        (arrived,) = SEQUENCE.unpack(header.bytes)
-        refuse_other_message(arrived, len(payload.buffer), sequence, len(target))
-        target[:] = payload.buffer
+        target[:] = self._sockets.take(len(target), sequence)
         return hidden
 
+    def has_arrived(self) -> bool:
+        return self._sockets.has_arrived()
+
     def close(self) -> None:
-        for socket in (self._source, self._target):
-            if socket is not None:
-                socket.close()
+        self._sockets.close()

@@ -19,12 +19,7 @@ import zmq
 
 from pipemax_worker.contract.messages import StageConfig
 from pipemax_worker.errors import StageDiedError
-from pipemax_worker.stage.channel import (
-    HIDDEN_LINK_DEPTH,
-    SEQUENCE,
-    open_hidden_sockets,
-    refuse_other_message,
-)
+from pipemax_worker.stage.channel import HIDDEN_LINK_DEPTH, HiddenSockets
 
 
 class Event(Protocol):
@@ -73,10 +68,10 @@ class HostChannel:
         self._dtype = getattr(torch, config.dtype)
         self._hidden_size = hidden_size
         self._copies = copies
-        self._source, target = open_hidden_sockets(context, config)
+        self._sockets = sockets = HiddenSockets(context, config)
         num_words = config.max_batched_tokens * self._words_per_token
-        self._incoming = _Slots(copies, num_words if self._source is not None else 0)
-        self._sender = None if target is None else _Sender(copies, num_words, target)
+        self._incoming = _Slots(copies, num_words if sockets.source is not None else 0)
+        self._sender = None if sockets.target is None else _Sender(copies, num_words, sockets)
 
     @property
     def _words_per_token(self) -> int:
@@ -87,17 +82,13 @@ class HostChannel:
         self._sender.send(hidden.detach().contiguous().view(torch.int32).flatten(), sequence)
 
     def has_arrived(self) -> bool:
-        assert self._source is not None, "the first stage has nobody to receive from"
-        return bool(self._source.poll(0))
+        return self._sockets.has_arrived()
 
     def receive(self, num_tokens: int, sequence: int) -> torch.Tensor:
-        assert self._source is not None, "the first stage has nobody to receive from"
-        header, payload = self._source.recv_multipart(copy=False)
         num_words = num_tokens * self._words_per_token
-        (arrived,) = SEQUENCE.unpack(header.bytes)
-        refuse_other_message(arrived, len(payload.buffer), sequence, 4 * num_words)
+        payload = self._sockets.take(4 * num_words, sequence)
         slot = self._incoming.next()
-        slot.words[:num_words].numpy().view("u1").data[:] = payload.buffer
+        slot.words[:num_words].numpy().view("u1").data[:] = payload
         shape = (num_tokens, self._hidden_size)
         hidden = torch.empty(shape, dtype=self._dtype, device=self._copies.device)
         self._copies.copy(hidden.view(torch.int32).flatten(), slot.words, num_words)
@@ -107,8 +98,7 @@ class HostChannel:
     def close(self) -> None:
         if self._sender is not None:
             self._sender.close()
-        if self._source is not None:
-            self._source.close()
+        self._sockets.close()
 
 
 class _Slot:
@@ -143,10 +133,10 @@ class _Leaving:
 
 
 class _Sender:
-    """Sends each message when its step has ended; alone uses the socket once it has begun."""
+    """Sends each message when its step has ended; its thread alone puts what leaves."""
 
-    def __init__(self, copies: DeviceCopies, num_words: int, target: zmq.Socket[bytes]) -> None:
-        self._copies, self._target = copies, target
+    def __init__(self, copies: DeviceCopies, num_words: int, sockets: HiddenSockets) -> None:
+        self._copies, self._sockets = copies, sockets
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         for _ in range(HIDDEN_LINK_DEPTH):
             self._free.put(_Slot(copies.allocate(num_words)))
@@ -166,7 +156,6 @@ class _Sender:
     def close(self) -> None:
         self._leaving.put(None)
         self._thread.join()
-        self._target.close()
 
     def _run(self) -> None:
         while (one := self._leaving.get()) is not None:
@@ -174,7 +163,7 @@ class _Sender:
                 if self._fault is None:
                     one.end.synchronize()
                     payload = one.slot.words[: one.num_words].numpy().view("u1").data
-                    self._target.send_multipart([SEQUENCE.pack(one.sequence), payload])
+                    self._sockets.put(payload, one.sequence, copy=True)
             except Exception as error:
                 self._fault = error  # the stage's own thread says so at its next message
             self._free.put(one.slot)
