@@ -89,7 +89,7 @@ def read_quarters(setting: Setting, printed: str) -> list[Figure]:
     """A quarter whose neighbours wait has more than a quarter's bandwidth, so that predictions are
     exceeded; the policies' order is what is judged."""
     predicted = load(QUARTERS_PREDICTED)["predictions"]
-    rates = {one["name"]: rate_of(one) for one in load_json(setting, "quarters")["pipemax"]}
+    rates = rates_of(load_json(setting, "quarters"))
     figures = []
     for policy, rate in rates.items():
         figures.append(speed(f"{policy}, measured", rate, "tokens/s in and out"))
@@ -103,6 +103,11 @@ def load(path: Path) -> Json:
     return document
 
 
+def rates_of(report: Json) -> dict[str, float]:
+    """By policy."""
+    return {one["name"]: rate_of(one) for one in report["pipemax"]}
+
+
 def rate_of(measured: Json) -> float:
     """In and out, of the whole run."""
     run = measured["runs"][0]
@@ -111,7 +116,7 @@ def rate_of(measured: Json) -> float:
 
 def read_policies(setting: Setting, printed: str) -> list[Figure]:
     predicted = load_json(setting, "predictions")["predictions"]
-    rates = {one["name"]: rate_of(one) for one in load_json(setting, "policies")["pipemax"]}
+    rates = rates_of(load_json(setting, "policies"))
     figures = []
     for policy, rate in rates.items():
         error = rate / predicted[policy]["tokensPerSecond"] - 1

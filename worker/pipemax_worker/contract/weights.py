@@ -34,12 +34,22 @@ def has_host_embedding(config: ModelConfig, device: str, *, is_only_stage: bool)
     return device == "cuda" and not (is_only_stage and config.tie_word_embeddings)
 
 
+def host_embedding_bytes(
+    config: ModelConfig, dtype: str, device: str, *, is_only_stage: bool
+) -> int:
+    """0 where :func:`has_host_embedding` says that it is on the device."""
+    if not has_host_embedding(config, device, is_only_stage=is_only_stage):
+        return 0
+    return config.embedding_parameters * KV_DTYPE_BYTES[dtype]
+
+
 def device_weight_bytes(
     config: ModelConfig, cut: ModelCut, stage: int, dtype: str, device: str
 ) -> int:
     """Of :func:`weight_bytes`, those in the memory of the stage's device: ``cpu`` or ``cuda``."""
     num_bytes = weight_bytes(config, cut, stage, dtype)
-    is_only_stage = cut.num_stages == 1
-    if stage == 0 and has_host_embedding(config, device, is_only_stage=is_only_stage):
-        num_bytes -= config.embedding_parameters * KV_DTYPE_BYTES[dtype]
-    return num_bytes
+    if stage > 0:
+        return num_bytes
+    return num_bytes - host_embedding_bytes(
+        config, dtype, device, is_only_stage=cut.num_stages == 1
+    )

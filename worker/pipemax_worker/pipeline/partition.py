@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES
 from pipemax_worker.contract.model_config import ModelConfig
-from pipemax_worker.contract.weights import has_host_embedding
+from pipemax_worker.contract.weights import host_embedding_bytes
 from pipemax_worker.pipeline.layer_split import SplitCosts, split_layers
 
 
@@ -29,14 +29,14 @@ def derive_split_costs(
     layer_bytes = tuple(config.stored_layer_parameters(n) * element_bytes for n in layers)
     mlp_bytes = tuple(config.stored_mlp_parameters(n) * element_bytes for n in layers)
     table_bytes = config.embedding_parameters * element_bytes
-    is_on_host = has_host_embedding(config, device, is_only_stage=False)
+    on_host = host_embedding_bytes(config, dtype, device, is_only_stage=False)
     kv_bytes = config.kv_bytes_per_token_and_layer_element * KV_DTYPE_BYTES[kv_dtype]
     return SplitCosts(
         layer_bytes=layer_bytes,
         layer_seconds=tuple(map(float, layer_bytes)),
         kv_bytes_per_token=kv_bytes,
         kv_seconds_per_token=float(kv_bytes),
-        embedding_bytes=0 if is_on_host else table_bytes,
+        embedding_bytes=table_bytes - on_host,
         head_bytes=table_bytes,
         head_seconds=head_share * table_bytes,
         mlp_bytes=mlp_bytes,

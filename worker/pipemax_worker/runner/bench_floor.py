@@ -12,9 +12,9 @@ import msgspec
 
 from pipemax_worker.contract.geometry import KV_DTYPE_BYTES, KVGeometry
 from pipemax_worker.contract.statistics import StepRecord
-from pipemax_worker.contract.weights import weight_bytes
 from pipemax_worker.errors import StageDiedError
-from pipemax_worker.performance.experts import ExpertLayers, derive_experts
+from pipemax_worker.performance.experts import ExpertLayers
+from pipemax_worker.performance.stage_costs import derive_stage_costs
 from pipemax_worker.pipeline.gpus import gpu_uuids
 from pipemax_worker.pipeline.settings import PipelineSettings
 from pipemax_worker.preflight.nvidia_smi import Ask, ask_nvidia_smi, read_gpus
@@ -65,22 +65,13 @@ class StepFloor(msgspec.Struct, frozen=True):
 
 def build_floor(settings: PipelineSettings, geometry: KVGeometry, speeds: CopySpeeds) -> StepFloor:
     """The embedding is looked up: a step reads next to nothing of it."""
-    config, dtype = settings.model_config, settings.dtype
-    stages = range(geometry.num_stages)
-    embedding_bytes = config.embedding_parameters * KV_DTYPE_BYTES[dtype]
-    is_looked_up = [
-        stage == 0 and not (geometry.num_stages == 1 and config.tie_word_embeddings)
-        for stage in stages
-    ]
-    weights = [
-        weight_bytes(config, geometry.cut, stage, dtype)
-        - (embedding_bytes if is_looked_up[stage] else 0)
-        for stage in stages
-    ]
-    kv = [geometry.payload_bytes(stage) // geometry.block_tokens for stage in stages]
-    experts = [derive_experts(config, geometry.cut.layers(stage).mlp) for stage in stages]
+    costs = derive_stage_costs(settings.model_config, geometry, settings.dtype)
     return StepFloor(
-        speeds.device, tuple(weights), tuple(kv), tuple(experts), KV_DTYPE_BYTES[dtype]
+        speeds.device,
+        weight_bytes=tuple(cost.weight_bytes for cost in costs),
+        kv_bytes_per_token=tuple(cost.kv_bytes_per_token for cost in costs),
+        experts=tuple(cost.experts for cost in costs),
+        element_bytes=KV_DTYPE_BYTES[settings.dtype],
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipemax_worker.contract.model_cut import ModelCut
-from pipemax_worker.contract.weights import device_weight_bytes, weight_bytes
+from pipemax_worker.contract.weights import host_embedding_bytes, weight_bytes
 from pipemax_worker.errors import GpuLostError, KVTierError, PreflightError
 from pipemax_worker.job.inference_job import InferenceJob
 from pipemax_worker.pipeline.gpus import count_gpus, gpu_memory_bytes, gpu_uuids
@@ -67,14 +67,11 @@ def derive_needs(job: InferenceJob, settings: PipelineSettings) -> Needs:
 def _host_weight_bytes(settings: PipelineSettings) -> int:
     """All that no GPU holds, of all stages together."""
     config, dtype = settings.model_config, settings.dtype
+    if settings.device != "cpu":
+        is_only_stage = settings.num_stages == 1
+        return host_embedding_bytes(config, dtype, settings.device, is_only_stage=is_only_stage)
     cut = ModelCut(partition_layers(config, settings.num_stages))
-    stages = range(settings.num_stages)
-    num_bytes = sum(weight_bytes(config, cut, stage, dtype) for stage in stages)
-    if settings.device == "cpu":
-        return num_bytes
-    return num_bytes - sum(
-        device_weight_bytes(config, cut, stage, dtype, settings.device) for stage in stages
-    )
+    return sum(weight_bytes(config, cut, stage, dtype) for stage in range(cut.num_stages))
 
 
 def measure_machine(needs: Needs, nvme_folder: Path | None) -> MachineFacts:
