@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from kit.models import VOCAB_SIZE, build_oracle
+from kit.models import build_oracle
 from kit.paged_model import PagedModel
+from kit.prompts import tokens
 from pipemax_worker.stage.model.cuda.steps import CudaSteps
 from transformers import AutoModelForCausalLM
 
@@ -49,11 +50,6 @@ def steps_of(model: PagedModel) -> list[CudaSteps]:
     found = [stage._cuda for stage in model.stages if stage._cuda is not None]
     assert len(found) == len(model.stages), "FlashInfer is not used; see the log"
     return found
-
-
-def tokens(count: int, seed: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, VOCAB_SIZE, (count,), generator=generator).tolist()
 
 
 PROMPTS = {n: tokens(length, n) for n, length in enumerate((700, 30, 1, 257, 90, 512))}

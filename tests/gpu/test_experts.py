@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from kit.expert_shapes import experts_config, silu_and_multiply
-from kit.models import VOCAB_SIZE, build_oracle
+from kit.models import build_oracle
 from kit.paged_model import PagedModel
+from kit.prompts import tokens
 from pipemax_worker.stage.model.cuda import fused_experts
 from pipemax_worker.stage.model.experts import Experts
 from pipemax_worker.stage.model.random_weights import RandomWeights
@@ -117,11 +118,6 @@ def paged(folder: Path, uses_graphs: bool = True) -> PagedModel:
         assert stage._cuda is not None, "the fused kernels are not used; see the log"
         stage._cuda._uses_graphs = uses_graphs
     return model
-
-
-def tokens(count: int, seed: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, VOCAB_SIZE, (count,), generator=generator).tolist()
 
 
 PROMPTS = {n: tokens(length, n) for n, length in enumerate((500, 30, 1, 257, 90))}

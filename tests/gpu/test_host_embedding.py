@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from kit.models import VOCAB_SIZE, build_oracle
+from kit.models import build_oracle
 from kit.paged_model import PagedModel
+from kit.prompts import tokens
 from pipemax_worker.stage.model.checkpoint import Checkpoint
 from pipemax_worker.stage.model.cuda.host_table import HostTable, move_to_host
 from pipemax_worker.stage.model.cuda.row_gather import gather_rows
@@ -106,11 +107,6 @@ def paged(folder: Path, *, on_device: bool, uses_graphs: bool = True) -> PagedMo
         assert stage._cuda is not None, "the fast kernels are not used; see the log"
         stage._cuda._uses_graphs = uses_graphs
     return model
-
-
-def tokens(count: int, seed: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, VOCAB_SIZE, (count,), generator=generator).tolist()
 
 
 PROMPTS = {n: tokens(length, n) for n, length in enumerate((500, 30, 1, 257, 90))}

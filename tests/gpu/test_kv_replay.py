@@ -8,16 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from kit.kv_replay import assert_replay_is_exact
-from kit.models import VOCAB_SIZE, build_oracle
+from kit.models import build_oracle
 from kit.paged_model import PagedModel
+from kit.prompts import tokens
 
 CUDA = torch.device("cuda", 0)
 BF16 = torch.bfloat16
-
-
-def tokens(count: int, seed: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, VOCAB_SIZE, (count,), generator=generator).tolist()
 
 
 PROMPTS = [tokens(length, n) for n, length in enumerate((700, 30, 1, 257, 90))]
